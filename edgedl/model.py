@@ -1,0 +1,176 @@
+"""Model: the one trainable form, what is to become of it, and how it got here; load() reads it from a file."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from .artifact import TensorSpec, spec_from_json
+from .errors import ModelError, UsageError
+from .registry import did_you_mean, entries, find
+
+Scheme = Literal["float32", "fp16", "dynamic", "int8", "int16x8", "int8-weight-only", "int4-weight-only"]
+SCHEMES: tuple[Scheme, ...] = ("float32", "fp16", "dynamic", "int8", "int16x8", "int8-weight-only", "int4-weight-only")
+STATIC: frozenset[str] = frozenset({"int8", "int16x8"})  # schemes whose activations need ranges from data
+Calibration = Literal["minmax", "percentile", "mse"]
+IoType = Literal["float32", "int8", "uint8", "int16"]
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizationPlan:
+    """What is to be quantized, and how; each converter carries it out in its own format.
+
+    `overrides` maps a layer-name pattern (fnmatch, first match wins) to the scheme of these layers.
+    `ranges` holds (min, max) of layer outputs that are already decided (trained or repaired); the rest is calibrated.
+    """
+
+    scheme: Scheme = "int8"
+    calibration: Calibration = "minmax"
+    percentile: float = 99.99  # of the absolute values, for calibration = "percentile"
+    samples: int = 200  # how many calibration inputs are run
+    io: IoType = "float32"  # type of the artifact's inputs and outputs
+    overrides: Mapping[str, Scheme] = field(default_factory=dict)
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def is_static(self) -> bool:
+        """Whether any layer needs activation ranges."""
+        return self.scheme in STATIC or any(s in STATIC for s in self.overrides.values())
+
+
+@dataclass(frozen=True, slots=True)
+class GraphFile:
+    """A network that stays in its own format (.tflite, .onnx): quantized and benched without a training framework."""
+
+    path: Path
+    format: str
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A trained network with its inputs and outputs, the plan for its quantization, and what was done to it.
+
+    `net` is a Keras 3 functional `keras.Model`, or a GraphFile when no step needs to train or restructure it.
+    """
+
+    net: Any
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    plan: QuantizationPlan | None = None
+    history: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what the user should know about how it was loaded
+
+    @property
+    def is_keras(self) -> bool:
+        """Whether it is in the trainable form."""
+        return not isinstance(self.net, GraphFile)
+
+    def then(self, step: object, **changes: Any) -> Model:
+        """A copy with `changes`, whose history says that `step` was done."""
+        return replace(self, history=(*self.history, str(step)), **changes)
+
+    def save(self, folder: Path) -> None:
+        """Write `model.json` and the network into an existing folder."""
+        if self.is_keras:
+            name = "model.keras"
+            self.net.save(folder / name)
+        else:
+            name = f"model.{self.net.format}"
+            shutil.copyfile(self.net.path, folder / name)
+        data = {
+            "file": name,
+            "inputs": [asdict(s) for s in self.inputs],
+            "outputs": [asdict(s) for s in self.outputs],
+            "plan": None if self.plan is None else asdict(self.plan),
+            "history": list(self.history),
+            "notes": list(self.notes),
+        }
+        (folder / "model.json").write_text(json.dumps(data, indent=1))
+
+    @classmethod
+    def restore(cls, folder: Path, *, allow_unsafe: bool = False) -> Model:
+        """The Model that `save` wrote."""
+        data = json.loads((folder / "model.json").read_text())
+        path = folder / data["file"]
+        if path.suffix == ".keras":
+            net = find("importer", "keras")(path, allow_unsafe=allow_unsafe).net
+        else:
+            net = GraphFile(path, path.suffix[1:])
+        plan = None if data["plan"] is None else QuantizationPlan(**data["plan"])
+        inputs, outputs = (tuple(map(spec_from_json, data[k])) for k in ("inputs", "outputs"))
+        return cls(net, inputs, outputs, plan, tuple(data["history"]), tuple(data["notes"]))
+
+
+GRAPH_FORMATS = ("tflite", "onnx")  # formats that have a direct way
+
+
+def sniff(path: Path) -> str:
+    """The format of a model file or folder, from its content rather than its name.
+
+    Returns "keras", "h5", "saved_model", "tflite" or "onnx". Raises ModelError, which says what the file is instead.
+    """
+    if path.is_dir():
+        if (path / "saved_model.pb").is_file():
+            return "saved_model"
+        raise ModelError(f"the folder {path} is not a SavedModel: it has no saved_model.pb", next="pass the folder that holds saved_model.pb, or a model file")
+    if not path.exists():
+        near = did_you_mean(path.name, [p.name for p in path.parent.glob("*")]) if path.parent.is_dir() else ""
+        raise ModelError(f"there is no file {path}{near}", next="check the path")
+    size = path.stat().st_size
+    if size == 0:
+        raise ModelError(f"{path} is empty (0 bytes)", next="copy or download the model again")
+    if not os.access(path, os.R_OK):
+        raise ModelError(f"{path} cannot be read: permission denied", next=f"chmod +r {path.name}")
+    with path.open("rb") as file:
+        head = file.read(16)
+    if head.startswith(b"\x89HDF\r\n\x1a\n"):
+        return "h5"
+    if head[4:8] == b"TFL3":
+        return "tflite"
+    if head.startswith(b"PK") and zipfile.is_zipfile(path):
+        return _sniff_zip(path)
+    if path.suffix == ".onnx" and head[:1] in (b"\x08", b"\x12", b"\x1a", b"\x22", b"\x2a", b"\x3a", b"\x42"):
+        return "onnx"
+    if path.suffix == ".keras":
+        raise ModelError(f"{path} is not a .keras file: it is damaged or only partly copied ({size:,} bytes)", next="copy or download the model again")
+    raise ModelError(f"{path} is not a model that edgedl reads (it begins with {head[:8]!r})", next="pass a .keras, .h5, .tflite or .onnx file, or a SavedModel folder")
+
+
+def _sniff_zip(path: Path) -> str:
+    try:
+        with zipfile.ZipFile(path) as file:
+            if "config.json" in file.namelist():
+                return "keras"
+    except (zipfile.BadZipFile, OSError) as error:
+        raise ModelError(f"{path} is a damaged zip ({error})", next="copy or download the model again") from error
+    raise ModelError(f"{path} is a zip, but not a .keras file: it has no config.json", next="pass a .keras, .h5, .tflite or .onnx file, or a SavedModel folder")
+
+
+def load(path: Path | str, *, allow_unsafe: bool = False) -> Model:
+    """Read a trained model: Keras files become a Keras 3 functional model, .tflite and .onnx stay what they are.
+
+    `allow_unsafe` lets a model run Python code it carries (Lambda layers).
+    Raises ModelError (what, where, why), UnsafeModelError, MissingDependencyError.
+    """
+    path = Path(path)
+    kind = sniff(path)
+    if kind in entries("importer"):
+        model: Model = find("importer", kind)(path, allow_unsafe=allow_unsafe)
+        return model
+    from .engine import describe
+
+    found = describe(path)
+    return Model(GraphFile(path, kind), found.inputs, found.outputs, history=(f"loaded {path.name}",))
+
+
+def require_keras(model: Model, what: str) -> Any:
+    """The Keras network, or a UsageError that says why `what` cannot work on this model."""
+    if model.is_keras:
+        return model.net
+    raise UsageError(f"{what} needs a Keras model, and {model.net.path.name} stays in its own format", next="pass the .keras, .h5 or SavedModel it was made from")

@@ -1,0 +1,5 @@
+"""The registry of stages: each takes a Model and hands back a changed one."""
+
+STAGES = {
+    "quantize": "edgedl.stages.quantize:Quantize",
+}
