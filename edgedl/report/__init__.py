@@ -1,0 +1,1 @@
+"""Measurements as a terminal table, report.json and report.html."""

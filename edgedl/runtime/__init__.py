@@ -1,0 +1,1 @@
+"""What a device application imports: load an artifact, run it."""
