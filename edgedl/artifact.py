@@ -124,7 +124,9 @@ class Artifact:
         What was embedded before is replaced. Raises OutputError when it cannot be written.
         """
         body = read_body(self.path)
-        inner = replace(self, files={}, metadata={**self.metadata, "body_bytes": len(body), "body_sha256": sha256(body)})
+        inner = replace(
+            self, files={}, metadata={**self.metadata, "body_bytes": len(body), "body_sha256": sha256(body)}
+        )
         write_atomic(self.path, body + _EMBED[self.format](body, json.dumps(inner.to_json(), separators=(",", ":"))))
         names = list(self.files) or [self.path.name]
         done = replace(inner, files={name: sha256((self.path.parent / name).read_bytes()) for name in names})
@@ -156,7 +158,10 @@ class Artifact:
                 metadata=data["metadata"],
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise ModelError(f"the metadata of {path.name} is damaged ({error})", next=f"remove {sidecar(path).name} to use the bare model") from error
+            raise ModelError(
+                f"the metadata of {path.name} is damaged ({error})",
+                next=f"remove {sidecar(path).name} to use the bare model",
+            ) from error
 
 
 def sidecar(path: Path) -> Path:
@@ -184,7 +189,9 @@ def write_atomic(path: Path, data: bytes) -> None:
         os.replace(name, path)
     except OSError as error:
         Path(name).unlink(missing_ok=True)
-        raise OutputError(f"cannot write {path}: {error.strerror}", next="free some space, or choose another folder with -o") from error
+        raise OutputError(
+            f"cannot write {path}: {error.strerror}", next="free some space, or choose another folder with -o"
+        ) from error
 
 
 def read_body(path: Path) -> bytes:
@@ -224,7 +231,10 @@ def _embedded_tflite(path: Path) -> str | None:
             if MEMBER not in file.namelist():
                 return None
             if file.getinfo(MEMBER).file_size > MAX_METADATA:
-                raise ModelError(f"the metadata inside {path.name} is larger than {MAX_METADATA} bytes", next="use a file that edgedl wrote")
+                raise ModelError(
+                    f"the metadata inside {path.name} is larger than {MAX_METADATA} bytes",
+                    next="use a file that edgedl wrote",
+                )
             return file.read(MEMBER).decode("utf-8")
     except (zipfile.BadZipFile, UnicodeDecodeError, EOFError) as error:
         raise ModelError(f"the metadata inside {path.name} is damaged ({error})", next="copy the file again") from error

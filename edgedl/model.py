@@ -118,7 +118,10 @@ def sniff(path: Path) -> str:
     if path.is_dir():
         if (path / "saved_model.pb").is_file():
             return "saved_model"
-        raise ModelError(f"the folder {path} is not a SavedModel: it has no saved_model.pb", next="pass the folder that holds saved_model.pb, or a model file")
+        raise ModelError(
+            f"the folder {path} is not a SavedModel: it has no saved_model.pb",
+            next="pass the folder that holds saved_model.pb, or a model file",
+        )
     if not path.exists():
         near = did_you_mean(path.name, [p.name for p in path.parent.glob("*")]) if path.parent.is_dir() else ""
         raise ModelError(f"there is no file {path}{near}", next="check the path")
@@ -138,8 +141,14 @@ def sniff(path: Path) -> str:
     if path.suffix == ".onnx" and head[:1] in (b"\x08", b"\x12", b"\x1a", b"\x22", b"\x2a", b"\x3a", b"\x42"):
         return "onnx"
     if path.suffix == ".keras":
-        raise ModelError(f"{path} is not a .keras file: it is damaged or only partly copied ({size:,} bytes)", next="copy or download the model again")
-    raise ModelError(f"{path} is not a model that edgedl reads (it begins with {head[:8]!r})", next="pass a .keras, .h5, .tflite or .onnx file, or a SavedModel folder")
+        raise ModelError(
+            f"{path} is not a .keras file: it is damaged or only partly copied ({size:,} bytes)",
+            next="copy or download the model again",
+        )
+    raise ModelError(
+        f"{path} is not a model that edgedl reads (it begins with {head[:8]!r})",
+        next="pass a .keras, .h5, .tflite or .onnx file, or a SavedModel folder",
+    )
 
 
 def _sniff_zip(path: Path) -> str:
@@ -149,7 +158,10 @@ def _sniff_zip(path: Path) -> str:
                 return "keras"
     except (zipfile.BadZipFile, OSError) as error:
         raise ModelError(f"{path} is a damaged zip ({error})", next="copy or download the model again") from error
-    raise ModelError(f"{path} is a zip, but not a .keras file: it has no config.json", next="pass a .keras, .h5, .tflite or .onnx file, or a SavedModel folder")
+    raise ModelError(
+        f"{path} is a zip, but not a .keras file: it has no config.json",
+        next="pass a .keras, .h5, .tflite or .onnx file, or a SavedModel folder",
+    )
 
 
 def load(path: Path | str, *, allow_unsafe: bool = False) -> Model:
@@ -173,4 +185,7 @@ def require_keras(model: Model, what: str) -> Any:
     """The Keras network, or a UsageError that says why `what` cannot work on this model."""
     if model.is_keras:
         return model.net
-    raise UsageError(f"{what} needs a Keras model, and {model.net.path.name} stays in its own format", next="pass the .keras, .h5 or SavedModel it was made from")
+    raise UsageError(
+        f"{what} needs a Keras model, and {model.net.path.name} stays in its own format",
+        next="pass the .keras, .h5 or SavedModel it was made from",
+    )

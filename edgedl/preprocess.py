@@ -77,7 +77,10 @@ def resize_bilinear(x: Array, size: tuple[int, int]) -> Array:
     if x.ndim == 3:
         x = x[..., None]
     if x.ndim != 4:
-        raise DataError(f"cannot resize data of shape {x.shape}: images are [n, height, width, channels]", next="drop 'resize' from the preprocessing")
+        raise DataError(
+            f"cannot resize data of shape {x.shape}: images are [n, height, width, channels]",
+            next="drop 'resize' from the preprocessing",
+        )
     out = x.astype(np.float32)
     for axis, want in ((1, size[0]), (2, size[1])):
         have = out.shape[axis]

@@ -43,7 +43,9 @@ def find(kind: Kind, name: str) -> Any:
     """
     table = entries(kind)
     if name not in table:
-        raise UsageError(f"there is no {kind} '{name}'{did_you_mean(name, table)}", next=f"choose one of {', '.join(sorted(table))}")
+        raise UsageError(
+            f"there is no {kind} '{name}'{did_you_mean(name, table)}", next=f"choose one of {', '.join(sorted(table))}"
+        )
     return resolve(table[name])
 
 
