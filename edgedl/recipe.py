@@ -1,0 +1,122 @@
+"""Recipe: everything one `compress` run does, as TOML that can be read, edited and run again."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from .data import DataOptions
+from .errors import RecipeError
+from .model import Scheme
+from .options import build, changed, everything
+from .registry import Kind, find
+
+MAX_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One named entry of a registry with its options: a stage, an export (converter) or a target."""
+
+    name: str
+    options: Any  # the instance: a frozen dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the result must hold to, and what a run may use."""
+
+    max_drop: float | None = None  # of the metric: absolute for scores in 0..1 (0.01 is one point), relative for errors
+    fallback: tuple[Scheme, ...] = ()  # schemes to try, in order, where max_drop does not hold
+    timeout_s: float = 900.0  # of one conversion or one stage
+    memory_gib: float | None = None  # of a child process; not set: three quarters of the machine's
+    bench_seconds: float = 3.0  # measuring time for one artifact on one target; 0: no measuring
+
+    def __post_init__(self) -> None:
+        if self.max_drop is not None and not 0 <= self.max_drop <= 1:
+            raise RecipeError(
+                f"limits.max_drop is {self.max_drop}, which no result can mean",
+                next="give 0 to 1, or a percentage such as 1%",
+            )
+        if self.timeout_s <= 0 or self.bench_seconds < 0 or (self.memory_gib is not None and self.memory_gib <= 0):
+            raise RecipeError(
+                "a limit of zero or less leaves nothing to work with", next="give timeout_s and memory_gib above 0"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Model, data, stages in order, exports, targets, limits, seed."""
+
+    model: str
+    data: DataOptions = field(default_factory=DataOptions)
+    stages: tuple[Step, ...] = ()
+    exports: tuple[Step, ...] = ()
+    targets: tuple[Step, ...] = ()
+    limits: Limits = field(default_factory=Limits)
+    seed: int = 0
+
+    def to_toml(self, *, full: bool = True) -> str:
+        """The recipe as TOML; `full` writes every option, also those at their default."""
+        table = everything if full else changed
+        document: dict[str, Any] = {"model": self.model, "seed": self.seed, "data": table(self.data)}
+        for key in ("stages", "exports", "targets"):
+            document[key] = [{_KEYS[key][1]: s.name, **table(s.options)} for s in getattr(self, key)]
+        document["limits"] = table(self.limits)
+        return tomli_w.dumps({k: v for k, v in document.items() if v not in ({}, [])})
+
+
+_KEYS: Mapping[str, tuple[Kind, str]] = {
+    "stages": ("stage", "stage"),
+    "exports": ("converter", "format"),
+    "targets": ("target", "target"),
+}
+
+
+def step(kind: Kind, name: str, options: Mapping[str, Any] | None = None) -> Step:
+    """The registered `name` with `options`. Raises UsageError or RecipeError, each with a suggestion."""
+    return Step(name, build(find(kind, name), options or {}, name))
+
+
+def from_table(document: Mapping[str, Any]) -> Recipe:
+    """A Recipe from plain values; an unknown key is an error with a suggestion."""
+    values = dict(document)
+    for key, (kind, name_key) in _KEYS.items():
+        if key in values:
+            values[key] = tuple(_steps(values[key], key, kind, name_key))
+    for key, cls in (("data", DataOptions), ("limits", Limits)):
+        if key in values:
+            if not isinstance(values[key], Mapping):
+                raise RecipeError(f"'{key}' must be a table", next=f"write [{key}] with its options below it")
+            values[key] = build(cls, values[key], key)
+    if "model" not in values:
+        raise RecipeError("the recipe names no model", next='add model = "FILE" at its top')
+    return build(Recipe, values, "the recipe")
+
+
+def _steps(tables: Any, key: str, kind: Kind, name_key: str) -> Iterable[Step]:
+    if not isinstance(tables, list) or not all(isinstance(t, Mapping) for t in tables):
+        raise RecipeError(f"'{key}' must be a list of tables", next=f'write [[{key}]] and {name_key} = "..." below it')
+    for table in tables:
+        if name_key not in table:
+            raise RecipeError(f"an entry of [[{key}]] has no '{name_key}'", next=f'add {name_key} = "..."')
+        yield step(kind, table[name_key], {k: v for k, v in table.items() if k != name_key})
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The plain tables of a recipe file. Raises RecipeError: no such file, not TOML, too large."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise RecipeError(f"{path} is larger than {MAX_BYTES:,} bytes: not a recipe", next="pass a recipe in TOML")
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise RecipeError(f"cannot read the recipe {path}: {error.strerror}", next="check the path") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(
+            f"{path} is not valid TOML: {error}", next="start from `edgedl compress ... --dry-run`"
+        ) from error
