@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -29,35 +30,43 @@ class Preprocessing:
     layout: Layout = ""
 
     def __post_init__(self) -> None:
+        if self.layout not in ("", "NHWC", "NCHW"):
+            raise DataError(f"unknown layout '{self.layout}'", next="choose NHWC or NCHW")
         if any(s == 0 for s in self.std):
             raise DataError("preprocessing divides by a std of 0", next="give a std above 0 for every channel")
 
     @property
     def is_identity(self) -> bool:
         """Whether the input goes through unchanged (but for its dtype)."""
-        return self == Preprocessing()
+        return self == IDENTITY
 
     def __call__(self, x: Array) -> Array:
-        """Raw values `[n, ...]` of any dtype -> what the network takes, float32 (integers stay integers if identity)."""
+        """Raw values `[n, ...]` of any dtype -> what the network takes, float32 (integers stay integers if identity).
+
+        `x` is left as it is. Raises DataError where there is a mean or std for another number of channels.
+        """
         if self.is_identity:
             return x
         if self.resize is not None:
             x = resize_bilinear(x, self.resize)
-        out = x.astype(np.float32)
+        out = x.astype(np.float32, order="C")
+        if self.layout == "NCHW" and out.ndim == 3:
+            out = out[..., None]
         if self.scale != 1.0:
             out *= np.float32(self.scale)
-        if any(self.mean):
-            out -= np.asarray(self.mean, np.float32)
-        if any(s != 1.0 for s in self.std):
-            out /= np.asarray(self.std, np.float32)
+        if self.mean != IDENTITY.mean:
+            rows, mean = _per_channel(out, self.mean)
+            rows -= mean
+        if self.std != IDENTITY.std:
+            rows, std = _per_channel(out, self.std)
+            rows /= std
         if self.layout == "NCHW" and out.ndim == 4:
             out = np.ascontiguousarray(out.transpose(0, 3, 1, 2))
         return out
 
     def to_json(self) -> dict[str, Any]:
         """Only what differs from the defaults."""
-        default = Preprocessing()
-        return {k: v for k, v in asdict(self).items() if v != getattr(default, k)}
+        return {k: v for k, v in asdict(self).items() if v != getattr(IDENTITY, k)}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Preprocessing:
@@ -66,7 +75,31 @@ class Preprocessing:
         for key in data:
             if key not in known:
                 raise DataError(f"unknown preprocessing key '{key}'", next=f"known keys: {', '.join(sorted(known))}")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        return cls(**values)
+
+
+IDENTITY = Preprocessing()
+
+
+@lru_cache(maxsize=64)
+def _constant(values: tuple[float, ...], repeat: int) -> Array:
+    return np.tile(np.asarray(values, np.float32), repeat)
+
+
+def _per_channel(out: Array, values: tuple[float, ...]) -> tuple[Array, Array]:
+    """A view of `out` and constants that broadcast over it: whole rows, because an inner loop of 3 channels is slow."""
+    if len(values) == 1:
+        return out, _constant(values, 1)
+    if out.shape[-1] != len(values):
+        raise DataError(
+            f"preprocessing declares {len(values)} channels, and data of shape {out.shape} has {out.shape[-1]}",
+            next="give mean and std one value, or one a channel",
+        )
+    if out.ndim < 3:
+        return out, _constant(values, 1)
+    rows = out.reshape(*out.shape[:-2], -1)
+    return rows, _constant(values, out.shape[-2])
 
 
 def resize_bilinear(x: Array, size: tuple[int, int]) -> Array:
@@ -81,14 +114,24 @@ def resize_bilinear(x: Array, size: tuple[int, int]) -> Array:
             f"cannot resize data of shape {x.shape}: images are [n, height, width, channels]",
             next="drop 'resize' from the preprocessing",
         )
-    out = x.astype(np.float32)
+    out = x
     for axis, want in ((1, size[0]), (2, size[1])):
         have = out.shape[axis]
-        if have == want:
-            continue
-        at = np.clip((np.arange(want) + 0.5) * (have / want) - 0.5, 0, have - 1)
-        low = np.floor(at).astype(int)
-        high = np.minimum(low + 1, have - 1)
-        weight = (at - low).astype(np.float32).reshape([-1 if a == axis else 1 for a in range(4)])
-        out = out.take(low, axis) * (1 - weight) + out.take(high, axis) * weight
-    return out
+        if have != want:
+            low, high, weight = _interpolation(have, want, axis)
+            near = out.take(low, axis).astype(np.float32, copy=False)
+            far = out.take(high, axis).astype(np.float32, copy=False)
+            far -= near
+            far *= weight
+            far += near
+            out = far
+    return out.astype(np.float32)
+
+
+@lru_cache(maxsize=64)
+def _interpolation(have: int, want: int, axis: int) -> tuple[Array, Array, Array]:
+    """Lower and upper source index `[want]`, and the weight of the upper one, shaped to broadcast along `axis` of 4."""
+    at = np.clip((np.arange(want) + 0.5) * (have / want) - 0.5, 0, have - 1)
+    low = np.floor(at).astype(np.intp)
+    weight = (at - low).astype(np.float32)
+    return low, np.minimum(low + 1, have - 1), weight.reshape([-1 if a == axis else 1 for a in range(4)])
