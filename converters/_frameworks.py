@@ -1,0 +1,89 @@
+"""TensorFlow, Keras 3 and Keras 2 (tf_keras), imported late, without their chatter, or refused with the pip command."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ..errors import MissingDependencyError
+
+QUIET = {
+    "TF_CPP_MIN_LOG_LEVEL": "3",  # TensorFlow's C++ side: nothing below FATAL
+    "GRPC_VERBOSITY": "NONE",
+    "GLOG_minloglevel": "3",
+    "ABSL_MIN_LOG_LEVEL": "3",
+}
+
+
+@cache
+def tensorflow() -> Any:
+    """The module `tensorflow`. Raises MissingDependencyError."""
+    _quiet()
+    module = _import("tensorflow")
+    for name in ("tensorflow", "absl"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return module
+
+
+@cache
+def keras() -> Any:
+    """The module `keras` (Keras 3, on TensorFlow). Raises MissingDependencyError."""
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    tensorflow()
+    module = _import("keras")
+    if not module.__version__.startswith("3.") or module.config.backend() != "tensorflow":
+        raise MissingDependencyError(
+            f"edgedl needs Keras 3 on TensorFlow, and this process has Keras {module.__version__} "
+            f"on {module.config.backend()}",
+            next="pip install 'edgedl[compress]', and import edgedl before keras",
+        )
+    return module
+
+
+@cache
+def tf_keras() -> Any:
+    """The module `tf_keras` (Keras 2). Raises MissingDependencyError."""
+    tensorflow()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return _import("tf_keras")
+
+
+def _quiet() -> None:
+    """Environment variables that the frameworks read once, at import; what the user set stays."""
+    for key, value in QUIET.items():
+        os.environ.setdefault(key, value)
+
+
+@contextlib.contextmanager
+def no_stderr() -> Iterator[None]:
+    """Drop what C++ code writes to file descriptor 2: some of TensorFlow's start-up lines obey no log level."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with Path(os.devnull).open("w") as null:
+        os.dup2(null.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _import(name: str) -> Any:
+    if name in sys.modules:
+        return sys.modules[name]
+    try:
+        with no_stderr():
+            return importlib.import_module(name)
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"this needs {name}, which cannot be imported here ({error})", next="pip install 'edgedl[compress]'"
+        ) from error
