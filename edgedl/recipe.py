@@ -14,7 +14,7 @@ from .data import DataOptions
 from .errors import RecipeError
 from .model import Scheme
 from .options import build, changed, everything
-from .registry import Kind, find
+from .registry import Kind, did_you_mean, find, names
 
 MAX_BYTES = 1 << 20
 
@@ -97,6 +97,65 @@ def from_table(document: Mapping[str, Any]) -> Recipe:
     if "model" not in values:
         raise RecipeError("the recipe names no model", next='add model = "FILE" at its top')
     return build(Recipe, values, "the recipe")
+
+
+def assemble(
+    model: str = "",
+    *,
+    recipe: Path | None = None,
+    data: Mapping[str, Any] | None = None,
+    quantize: Mapping[str, Any] | None = None,
+    formats: Iterable[str] = (),
+    targets: Iterable[str] = (),
+    limits: Mapping[str, Any] | None = None,
+    settings: Iterable[tuple[str, Any]] = (),
+    seed: int | None = None,
+) -> Recipe:
+    """A Recipe from a recipe file and what the caller asks for besides, which wins.
+
+    `settings` are ("PLACE.FIELD", value), where PLACE is a stage, a format, a target, "data" or "limits".
+    """
+    document = read(recipe) if recipe is not None else {}
+    if model:
+        document["model"] = model
+    if seed is not None:
+        document["seed"] = seed
+    for key, more in (("data", data), ("limits", limits)):
+        if more:
+            document[key] = {**document.get(key, {}), **more}
+    if quantize:
+        _entry(document, "stages", "quantize").update(quantize)
+    for key, wanted in (("exports", tuple(formats)), ("targets", tuple(targets))):
+        if wanted:
+            document[key] = [{_KEYS[key][1]: name} for name in wanted]
+    for place, value in settings:
+        _set(document, place, value)
+    return from_table(document)
+
+
+def _entry(document: dict[str, Any], key: str, name: str) -> dict[str, Any]:
+    """The table of a named entry, added at the end where it is not there yet."""
+    tables: list[dict[str, Any]] = document.setdefault(key, [])
+    for table in tables:
+        if table.get(_KEYS[key][1]) == name:
+            return table
+    tables.append({_KEYS[key][1]: name})
+    return tables[-1]
+
+
+def _set(document: dict[str, Any], place: str, value: Any) -> None:
+    name, dot, field_name = place.partition(".")
+    if not dot:
+        raise RecipeError(f"'{place}' names no option", next="write PLACE.OPTION=VALUE, such as quantize.percentile=99.9")
+    if name in ("data", "limits"):
+        document.setdefault(name, {})[field_name] = value
+        return
+    for key, (kind, _) in _KEYS.items():
+        if name in names(kind):
+            _entry(document, key, name)[field_name] = value
+            return
+    known = ["data", "limits", *(n for kind, _ in _KEYS.values() for n in names(kind))]
+    raise RecipeError(f"there is no '{name}' to set{did_you_mean(name, known)}", next=f"choose one of {', '.join(known)}")
 
 
 def _steps(tables: Any, key: str, kind: Kind, name_key: str) -> Iterable[Step]:

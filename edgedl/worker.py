@@ -51,18 +51,13 @@ class Worker:
     env: Mapping[str, str] = field(default_factory=dict)
     _child: _Child | None = None
 
-    def start(self, *preload: str) -> None:
-        """Start the child now (importing `preload` in it) while the caller does something else."""
-        if self._child is None:
-            self._child = _Child(self.env, preload)
-
     def call(self, function: str, **arguments: Any) -> Any:
         """Run `"module:function"` with JSON arguments in the child; returns its JSON result.
 
         Raises the EdgedlError the function raised, or WorkerError for a crash, a time-out or too much memory.
         """
-        self.start()
-        assert self._child is not None
+        if self._child is None:
+            self._child = _Child(self.env)
         done = False
         try:
             answer = self._child.ask(function, arguments, self)
@@ -92,12 +87,12 @@ class Worker:
 class _Child:
     """The parent's side of one child process."""
 
-    def __init__(self, env: Mapping[str, str], preload: tuple[str, ...]) -> None:
+    def __init__(self, env: Mapping[str, str]) -> None:
         jobs_read, jobs_write = os.pipe()
         answers_read, answers_write = os.pipe()
         command = [sys.executable, "-c", "from edgedl.worker import serve; serve()", str(jobs_read), str(answers_write)]
         self.process = subprocess.Popen(
-            [*command, *preload],
+            command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -222,15 +217,12 @@ def _send(message: Mapping[str, Any]) -> None:
 
 
 def serve() -> None:
-    """The child's loop: argv holds the two pipes and the modules to import first; ends when the parent does."""
+    """The child's loop: argv holds the two pipes; ends when the parent does."""
     global _answers
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    jobs, answers, *preload = sys.argv[1:]
+    jobs, answers = sys.argv[1:]
     _answers = os.fdopen(int(answers), "w", encoding="utf-8")
-    for module in preload:
-        with contextlib.suppress(EdgedlError, ImportError):  # the job that needs it says so better
-            resolve(module)() if ":" in module else __import__(module)
     with os.fdopen(int(jobs), encoding="utf-8") as lines:
         for line in lines:
             job = json.loads(line)

@@ -1,0 +1,125 @@
+"""Options that several commands share, and how their values are read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from ..model import SCHEMES
+from ..options import parse_value
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Percent(click.ParamType):
+    """A share as `1%` or `0.01`."""
+
+    name = "percent"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        text = str(value).strip()
+        try:
+            number = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        except ValueError:
+            self.fail(f"'{value}' is not a percentage; write 1% or 0.01", param, ctx)
+        if not 0 <= number <= 1:
+            self.fail(f"'{value}' is outside 0..100%; write 1% or 0.01", param, ctx)
+        return number
+
+
+class Names(click.ParamType):
+    """Comma-separated names."""
+
+    name = "names"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        return value if isinstance(value, tuple) else tuple(n.strip() for n in str(value).split(",") if n.strip())
+
+
+class Setting(click.ParamType):
+    """PLACE.OPTION=VALUE."""
+
+    name = "place.option=value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
+        place, equals, text = str(value).partition("=")
+        if not equals:
+            self.fail(f"'{value}' has no '='; write PLACE.OPTION=VALUE", param, ctx)
+        return place.strip(), parse_value(text)
+
+
+def apply(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Several click options as one decorator, in the order given."""
+
+    def decorate(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+allow_unsafe = click.option(
+    "--allow-unsafe",
+    is_flag=True,
+    help="Let the model file run Python code it carries (Lambda layers). Only for files you trust.",
+)
+data = click.option(
+    "--data",
+    "-d",
+    metavar="DATA",
+    help="x.npz with arrays x and y; x.npy,y.npy; a folder of class folders of images or WAVs; .csv; module:function; digits.",
+)
+scheme = click.option("--quantize", "-q", type=click.Choice(SCHEMES), help="Quantization scheme.")
+quantization = apply(
+    scheme,
+    click.option(
+        "--io",
+        type=click.Choice(["float32", "int8", "uint8", "int16"]),
+        help="Type of the artifact's inputs and outputs [float32].",
+    ),
+    click.option("--calibration", metavar="DATA", help="Separate calibration data, in the forms of --data."),
+    click.option(
+        "--calibration-method",
+        type=click.Choice(["minmax", "percentile", "mse"]),
+        help="How activation ranges are chosen [minmax].",
+    ),
+)
+settings = click.option(
+    "--set",
+    "settings",
+    type=Setting(),
+    multiple=True,
+    help="Any option of a recipe, e.g. data.scale=0.00392 or quantize.percentile=99.9. Repeatable.",
+)
+targets = click.option(
+    "--target", "-t", "targets", type=Names(), default=(), help="Targets to measure on (see `edgedl targets`) [cpu]."
+)
+timeout = click.option("--timeout", type=click.FloatRange(min=1), help="Seconds one conversion may take [900].")
+
+
+def tables(
+    data: str | None,
+    calibration: str | None,
+    quantize: str | None,
+    calibration_method: str | None,
+    io: str | None,
+    max_drop: float | None = None,
+    timeout: float | None = None,
+) -> dict[str, Any]:
+    """The tables of a recipe that these options stand for; what was not given is left out."""
+    given = {
+        "data": {"source": data, "calibration": calibration},
+        "quantize": {"scheme": quantize, "calibration": calibration_method, "io": io},
+        "limits": {"max_drop": max_drop, "timeout_s": timeout},
+    }
+    return {name: {k: v for k, v in table.items() if v is not None} for name, table in given.items()}
+
+
+def print_json(value: Any) -> None:
+    """JSON on stdout."""
+    click.echo(json.dumps(value, indent=1, allow_nan=False))

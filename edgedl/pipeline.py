@@ -1,0 +1,533 @@
+"""The main job: a recipe run from a trained model to verified, measured artifacts and their report; resumable."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from . import __version__, bench
+from .artifact import Artifact, sidecar, write_atomic
+from .environment import environment
+from .errors import ConversionError, EdgedlError, LimitError, MissingDependencyError, TargetError, UsageError, from_json
+from .metrics import drop as metric_drop
+from .model import GRAPH_FORMATS, sniff
+from .options import everything
+from .recipe import Recipe, Step, assemble, step
+from .report import write_html, write_json
+from .store import Done, Store, digest, fingerprint, open_store
+from .worker import GIB, Worker, default_memory_bytes
+
+FOLDER, FINAL = "\0folder", "\0final"  # stand for a step's own folder, while it works and when it is done
+SAMPLES_IN_REPORT = 2000
+
+
+class Listener(Protocol):
+    """Who is told what a run is doing (the command line's display, or nobody)."""
+
+    def begin(self, step: str) -> None: ...
+    def progress(self, done: int, total: int, text: str) -> None: ...
+    def end(self, step: str, detail: str, seconds: float, reused: bool) -> None: ...
+    def warn(self, text: str) -> None: ...
+
+
+class Silent:
+    """A Listener that says nothing."""
+
+    def begin(self, step: str) -> None: ...
+    def progress(self, done: int, total: int, text: str) -> None: ...
+    def end(self, step: str, detail: str, seconds: float, reused: bool) -> None: ...
+    def warn(self, text: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """A converted, verified and evaluated file in the store."""
+
+    artifact: Artifact
+    verification: Mapping[str, Any]
+    evaluation: Mapping[str, Any]
+    drop: float
+    stages: tuple[Step, ...]
+
+    @property
+    def scheme(self) -> str:
+        return self.artifact.scheme
+
+
+@dataclass(slots=True)
+class Run:
+    """One run: its store, its two children (one holds the training framework, one only interpreters), its notes."""
+
+    recipe: Recipe
+    store: Store
+    heavy: Worker
+    light: Worker
+    listener: Listener
+    allow_unsafe: bool
+    model: Done = field(init=False)
+    data: Done = field(init=False)
+    original: Done = field(init=False)
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    failures: list[dict[str, Any]] = field(default_factory=list)
+
+    def step(self, worker: Worker, name: str, function: str, key: Any, **arguments: Any) -> Done:
+        """Run `edgedl.steps:function` in a child unless its result is in the store."""
+        self.listener.begin(name)
+        worker.on_progress = self.listener.progress
+
+        def make(folder: Path, key: str) -> Any:
+            places = {FOLDER: str(folder), FINAL: str(self.store.root / f"{function}-{key}")}
+            filled = {k: places.get(v, v) if isinstance(v, str) else v for k, v in arguments.items()}
+            return worker.call(f"edgedl.steps:{function}", **filled)
+
+        done = self.store.run(function, key, make)
+        self.note(name, done)
+        return done
+
+    def note(self, name: str, done: Done, detail: str = "") -> None:
+        self.steps.append({"name": name, "seconds": round(done.seconds, 3), "reused": done.reused, "notes": []})
+        self.listener.end(name, detail, done.seconds, done.reused)
+
+    def warn(self, text: str) -> None:
+        if text not in self.warnings:
+            self.warnings.append(text)
+            self.listener.warn(text)
+
+    # --- the steps in order
+
+    def prepare(self) -> None:
+        """Load the model and the data, and run the original on the data."""
+        path = Path(self.recipe.model)
+        self.model = self.step(
+            self.heavy,
+            "load",
+            "load_model",
+            [sniff(path), digest(path), self.allow_unsafe],
+            path=str(path),
+            folder=FOLDER,
+            final=FINAL,
+            allow_unsafe=self.allow_unsafe,
+        )
+        found = self.model.result
+        options = everything(self.recipe.data)
+        sources = [fingerprint(v) for v in options.values() if isinstance(v, str) and v]
+        self.data = self.step(
+            self.light,
+            "data",
+            "load_data",
+            [options, sources, found["inputs"], found["outputs"], self.recipe.seed],
+            options=options,
+            inputs=found["inputs"],
+            outputs=found["outputs"],
+            folder=FOLDER,
+            seed=self.recipe.seed,
+        )
+        for note in (*found["notes"], *self.data.result["notes"]):
+            self.warn(note)
+        self.original = self.step(
+            self.heavy,
+            "original",
+            "run_original",
+            [self.model.key, self.data.key],
+            model=str(self.model.folder),
+            data=str(self.data.folder),
+            folder=FOLDER,
+        )
+
+    def staged(self, stages: Sequence[Step]) -> Done:
+        """The model after these stages."""
+        at = self.model
+        for stage in stages:
+            options = everything(stage.options)
+            at = self.step(
+                self.heavy,
+                stage.name,
+                "apply_stage",
+                [at.key, self.data.key, stage.name, options],
+                model=str(at.folder),
+                data=str(self.data.folder),
+                stage=stage.name,
+                options=options,
+                folder=FOLDER,
+                final=FINAL,
+            )
+        return at
+
+    def converted(self, model: Done, export: Step, stages: tuple[Step, ...], base: Artifact | None) -> Converted:
+        """The model in a format, verified and evaluated; quantized by its plan when the float file `base` is given."""
+        quantized = base is not None
+        options = everything(replace(export.options, base=str(base.path)) if base else export.options)
+        name = f"{self.stem}.{export.name}"
+        label = f"{export.name} {scheme_of(stages) if quantized else 'float32'}"
+        done = self.step(
+            self.heavy,
+            f"convert {label}",
+            "convert",
+            [model.key, self.data.key, export.name, options, quantized],
+            model=str(model.folder),
+            data=str(self.data.folder),
+            format=export.name,
+            options=options,
+            with_plan=quantized,
+            folder=FOLDER,
+            name=name,
+        )
+        artifact = Artifact.load(done.folder / name)
+        if artifact is None:
+            raise ConversionError(
+                f"{name} carries no metadata", next="this is a bug in the converter; please report it"
+            )
+        common = {"path": str(artifact.path), "data": str(self.data.folder)}
+        reference = str(self.original.folder)
+        verified = self.step(
+            self.light, f"verify {label}", "verify", [done.key, self.original.key], **common, reference=reference
+        )
+        evaluated = self.step(
+            self.light,
+            f"evaluate {label}",
+            "evaluate",
+            [done.key, self.original.key],
+            **common,
+            original=reference,
+            folder=FOLDER,
+        )
+        return Converted(artifact, verified.result, evaluated.result, self.drop(evaluated.result), stages)
+
+    def drop(self, evaluation: Mapping[str, Any]) -> float:
+        """How much worse than the original: of the metric, or of the agreement where there are no labels."""
+        metric = self.data.result["metric"]
+        if metric in evaluation["metrics"]:
+            return metric_drop(metric, self.original.result[metric], evaluation["metrics"][metric])
+        found = evaluation["agreement"]
+        if "top1_agreement" in found:
+            return 1.0 - float(found["top1_agreement"])
+        return float(10 ** (-found["sqnr_db"] / 20))
+
+    def export(self, export: Step) -> tuple[Converted, Converted, list[dict[str, Any]]]:
+        """The float file of a format, the best compressed one, and all attempts."""
+        keras = tuple(s for s in self.recipe.stages if s.name != "quantize")
+        base = self.converted(self.staged(keras), export, keras, None)
+        if not any(s.name == "quantize" for s in self.recipe.stages):
+            return base, base, [self.attempt(base)]
+        tried: list[Converted] = []
+        failed: EdgedlError | None = None
+        attempts = []
+        for stages in candidates(self.recipe):
+            try:
+                tried.append(self.converted(self.staged(stages), export, stages, base.artifact))
+            except ConversionError as error:
+                failed = error
+                attempts.append({"scheme": scheme_of(stages), "error": error.to_json()})
+                continue
+            attempts.append(self.attempt(tried[-1]))
+            if self.within(tried[-1]):
+                return base, tried[-1], attempts
+        if not tried:
+            raise failed or UsageError("the recipe has nothing to try", next="add a quantize stage")
+        return base, min(tried, key=lambda c: c.drop), attempts
+
+    def within(self, converted: Converted) -> bool:
+        """Whether the limit of the recipe holds."""
+        most = self.recipe.limits.max_drop
+        return most is None or converted.drop <= most + 1e-9
+
+    def attempt(self, converted: Converted) -> dict[str, Any]:
+        """One line of the table of attempts."""
+        plan = next((s.options for s in converted.stages if s.name == "quantize"), None)
+        return {
+            "scheme": converted.scheme,
+            "calibration": plan.calibration if plan else "",
+            "bytes": converted.artifact.path.stat().st_size,
+            "drop": converted.drop,
+            "within_limits": self.within(converted),
+        }
+
+    def layers(self, converted: Converted, base: Converted) -> list[dict[str, Any]]:
+        """The error of every layer of a quantized file."""
+        if converted is base:
+            return []
+        done = self.step(
+            self.light,
+            f"layers {converted.artifact.format}",
+            "layer_errors",
+            [str(converted.artifact.files), str(base.artifact.files), self.data.key],
+            path=str(converted.artifact.path),
+            float_path=str(base.artifact.path),
+            data=str(self.data.folder),
+        )
+        found: list[dict[str, Any]] = done.result
+        return found
+
+    @property
+    def stem(self) -> str:
+        """The artifacts' name."""
+        return Path(self.recipe.model).stem
+
+
+def scheme_of(stages: Sequence[Step]) -> str:
+    """What the last quantize stage asks for."""
+    return next((str(s.options.scheme) for s in reversed(stages) if s.name == "quantize"), "float32")
+
+
+def candidates(recipe: Recipe) -> Iterator[tuple[Step, ...]]:
+    """The stages as they are, then, where max_drop may ask for more, with better ranges and finer schemes."""
+    yield recipe.stages
+    at = next(i for i, s in enumerate(recipe.stages) if s.name == "quantize")
+    asked = recipe.stages[at].options
+    if recipe.limits.max_drop is None or not recipe.limits.fallback:
+        return
+    others = [
+        replace(asked, calibration=c)
+        for c in ("mse", "percentile")
+        if c != asked.calibration and asked.scheme == "int8"
+    ]
+    others += [replace(asked, scheme=s, io="float32") for s in recipe.limits.fallback if s != asked.scheme]
+    for options in others:
+        yield (*recipe.stages[:at], Step("quantize", options), *recipe.stages[at + 1 :])
+
+
+# --- measuring, delivering, reporting
+
+
+def run(
+    recipe: Recipe, out: Path | str, *, allow_unsafe: bool = False, listener: Listener | None = None
+) -> dict[str, Any]:
+    """Do what the recipe says and write artifacts, report.json, report.html and recipe.toml into `out`.
+
+    Returns the content of report.json. A second run reuses every finished step. One format or target that fails does
+    not stop the others: it is in `failures`. Raises EdgedlError when nothing can be made at all.
+    """
+    out = Path(out)
+    recipe = with_defaults(recipe)
+    started = datetime.datetime.now(datetime.UTC)
+    limits = recipe.limits
+    memory = int(limits.memory_gib * GIB) if limits.memory_gib else default_memory_bytes()
+    with open_store(out) as store, ExitStack() as stack:
+        heavy, light = (stack.enter_context(Worker(limits.timeout_s, memory)) for _ in range(2))
+        job = Run(recipe, store, heavy, light, listener or Silent(), allow_unsafe)
+        job.prepare()
+        pairs = exported(job)
+        measurements, comparisons = measured(job, [pair[:2] for pair in pairs])
+        document = assemble_document(job, pairs, measurements, comparisons, started)
+        deliver(document, pairs, out, recipe)
+    return document
+
+
+def with_defaults(recipe: Recipe) -> Recipe:
+    """The recipe with what it leaves open decided by the model's format. Raises UsageError for a way that is not there."""
+    kind = sniff(Path(recipe.model))
+    exports = recipe.exports or (step("converter", kind if kind in GRAPH_FORMATS else "tflite"),)
+    for export in exports if kind in GRAPH_FORMATS else ():
+        if export.name != kind:
+            raise UsageError(
+                f"{recipe.model} is an {kind} file, which goes out as {kind} only, not as {export.name}",
+                next=f"use --format {kind}, or pass the Keras model it was made from",
+            )
+    return replace(recipe, exports=exports)
+
+
+def exported(job: Run) -> list[tuple[Converted, Converted, list[dict[str, Any]]]]:
+    """All formats of the recipe; one that fails is noted and left out. Raises its error when none is left."""
+    pairs = []
+    error: EdgedlError | None = None
+    for export in job.recipe.exports:
+        try:
+            pairs.append(job.export(export))
+        except (ConversionError, MissingDependencyError) as caught:
+            error = caught
+            job.failures.append({"step": f"export {export.name}", **caught.to_json()})
+            job.warn(f"{export.name} failed: {caught.message}")
+    if error is not None and not pairs:
+        raise error
+    return pairs
+
+
+def measured(
+    job: Run, pairs: Sequence[tuple[Converted, Converted]]
+) -> tuple[dict[Path, dict[str, bench.Measurement]], list[dict[str, Any]]]:
+    """Every artifact and its float file on every target of the recipe, interleaved; and the comparisons."""
+    artifacts = list(dict.fromkeys(c.artifact.path for pair in pairs for c in pair))
+    found: dict[Path, dict[str, bench.Measurement]] = {path: {} for path in artifacts}
+    comparisons: list[dict[str, Any]] = []
+    seconds = job.recipe.limits.bench_seconds
+    for target in job.recipe.targets if seconds else ():
+        job.listener.begin(f"bench {target.name}")
+        start = time.perf_counter()
+        try:
+            here = bench.measure(
+                artifacts,
+                target.name,
+                everything(target.options),
+                min_seconds=seconds / 3,
+                max_seconds=seconds,
+                progress=job.listener.progress,
+            )
+        except TargetError as error:
+            job.failures.append({"step": f"bench {target.name}", **error.to_json()})
+            job.warn(error.message)
+            continue
+        took = time.perf_counter() - start
+        job.steps.append({"name": f"bench {target.name}", "seconds": round(took, 3), "reused": False, "notes": []})
+        job.listener.end(f"bench {target.name}", "", took, False)
+        for path, measurement in zip(artifacts, here, strict=True):
+            found[path][target.name] = measurement
+        comparisons += [compared(found, base, best, target.name) for base, best in pairs if best is not base]
+    return found, comparisons
+
+
+def compared(
+    found: Mapping[Path, Mapping[str, bench.Measurement]], base: Converted, best: Converted, target: str
+) -> dict[str, Any]:
+    """The verdict on a compressed file against its float file."""
+    verdict = bench.compare(found[best.artifact.path][target], found[base.artifact.path][target])
+    names = {"a": title(best), "b": title(base), "target": target}
+    return {**names, **verdict.to_json()}
+
+
+def title(converted: Converted) -> str:
+    """How an artifact is called: NAME_SCHEME.FORMAT."""
+    path = converted.artifact.path
+    return f"{path.stem}_{converted.scheme}{path.suffix}"
+
+
+def assemble_document(
+    job: Run,
+    pairs: Sequence[tuple[Converted, Converted, list[dict[str, Any]]]],
+    measurements: Mapping[Path, Mapping[str, bench.Measurement]],
+    comparisons: list[dict[str, Any]],
+    started: datetime.datetime,
+) -> dict[str, Any]:
+    """The content of report.json (docs/schema/report.schema.json)."""
+    recipe, found, data = job.recipe, job.model.result, job.data.result
+    model = Path(recipe.model)
+    size = sum(f.stat().st_size for f in model.rglob("*") if f.is_file()) if model.is_dir() else model.stat().st_size
+    artifacts = []
+    for base, best, attempts in pairs:
+        entry = described(job, best, measurements[best.artifact.path])
+        entry["layers"] = job.layers(best, base)
+        entry["attempts"] = attempts
+        artifacts.append(entry)
+    failing = [a for a in artifacts if not a["within_limits"]]
+    for entry in failing:
+        job.warn(f"{entry['name']} drops by {entry['drop']:.2%}, more than max_drop = {recipe.limits.max_drop:.2%}")
+    return {
+        "edgedl": __version__,
+        "created": started.isoformat(timespec="seconds"),
+        "model": {
+            "path": str(model),
+            "format": sniff(model),
+            "sha256": digest(model),
+            "bytes": size,
+            **{k: found[k] for k in ("parameters", "macs", "layers", "inputs", "outputs")},
+        },
+        "data": data,
+        "original": {"metrics": job.original.result, "bytes": size},
+        "artifacts": artifacts,
+        "baselines": [
+            described(job, base, measurements[base.artifact.path]) for base, best, _ in pairs if best is not base
+        ],
+        "comparisons": comparisons,
+        "recipe": recipe.to_toml(),
+        "limits": everything(recipe.limits),
+        "steps": job.steps,
+        "failures": job.failures,
+        "warnings": job.warnings,
+        "environment": environment(),
+    }
+
+
+def described(job: Run, converted: Converted, measured: Mapping[str, bench.Measurement]) -> dict[str, Any]:
+    """One artifact in the report."""
+    artifact, evaluation = converted.artifact, converted.evaluation
+    return {
+        "name": title(converted),
+        "path": title(converted),
+        "format": artifact.format,
+        "scheme": converted.scheme,
+        "io": artifact.inputs[0].dtype,
+        "bytes": artifact.path.stat().st_size,
+        "metrics": evaluation["metrics"],
+        "original_metrics": job.original.result,
+        "agreement": evaluation["agreement"],
+        "drop": converted.drop,
+        "within_limits": job.within(converted),
+        "per_class": evaluation["per_class"],
+        "left_float": list(artifact.metadata.get("left_float", [])),
+        "verification": converted.verification,
+        "latency_us": {
+            target: {**m.latency_us, "samples": [round(ns / 1e3, 3) for ns in m.latency_ns[:SAMPLES_IN_REPORT]]}
+            for target, m in measured.items()
+        },
+        "load_ms": next((m.load_ms for m in measured.values()), None),
+        "peak_bytes": next((m.peak_bytes for m in measured.values()), None),
+        "layers": [],
+        "warnings": list(artifact.metadata.get("warnings", [])),
+    }
+
+
+def deliver(
+    document: dict[str, Any],
+    pairs: Sequence[tuple[Converted, Converted, list[dict[str, Any]]]],
+    out: Path,
+    recipe: Recipe,
+) -> None:
+    """Put artifacts, float files, report and recipe into the output folder, each whole or not at all."""
+    for base, best, _ in pairs:
+        place(best, out)
+        if best is not base:
+            place(base, out / "baseline")
+    for entry in document["baselines"]:
+        entry["path"] = f"baseline/{entry['path']}"
+    write_atomic(out / "recipe.toml", recipe.to_toml().encode())
+    write_json(document, out / "report.json")
+    write_html(document, out / "report.html")
+
+
+def place(converted: Converted, folder: Path) -> Path:
+    """Copy an artifact and its metadata out of the store under its title."""
+    folder.mkdir(exist_ok=True)
+    path = folder / title(converted)
+    write_atomic(path, converted.artifact.path.read_bytes())
+    files = {path.name: next(iter(converted.artifact.files.values()))}
+    text = json.dumps(replace(converted.artifact, path=path, files=files).to_json(), indent=1)
+    write_atomic(sidecar(path), (text + "\n").encode())
+    return path
+
+
+def check_limits(document: Mapping[str, Any]) -> None:
+    """Raises LimitError when an artifact is outside a limit, ConversionError or TargetError when a part failed."""
+    outside = [a for a in document["artifacts"] if not a["within_limits"]]
+    if outside:
+        worst = max(outside, key=lambda a: float(a["drop"]))
+        raise LimitError(
+            f"{worst['name']} drops by {worst['drop']:.2%}, more than the {document['limits']['max_drop']:.2%} allowed",
+            next="look at the layers in report.html; try --quantize int16x8 or fp16, more calibration data, or a larger --max-drop",
+        )
+    if document["failures"]:
+        raise from_json(document["failures"][0])
+
+
+def compress(
+    model: Any, out: Path | str, *, listener: Listener | None = None, allow_unsafe: bool = False, **wanted: Any
+) -> dict[str, Any]:
+    """Compress a model file (or a `keras.Model`) into the folder `out`; returns the report.
+
+    `wanted`: what `recipe.assemble` takes: data={"source": ...}, quantize={"scheme": ...}, formats=[...],
+    targets=[...], limits={"max_drop": ...}, recipe=Path. Raises EdgedlError.
+
+        report = edgedl.compress("model.keras", "out", data={"source": "d.npz"}, quantize={"scheme": "int8"})
+    """
+    if isinstance(model, str | Path):
+        return run(assemble(str(model), **wanted), out, listener=listener, allow_unsafe=allow_unsafe)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{model.name}.keras"
+        model.save(path)
+        return run(assemble(str(path), **wanted), out, listener=listener, allow_unsafe=allow_unsafe)

@@ -1,0 +1,258 @@
+"""The steps of a run as functions of folders and plain JSON, which the pipeline runs in child processes.
+
+Each reads what earlier steps left in their folders, writes into its own, and returns what the report needs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import data as datasets
+from . import metrics, verification
+from .artifact import Array, Artifact, TensorSpec
+from .data import DataOptions, Dataset, Split
+from .engine import describe, predict
+from .errors import ConversionError, VerificationError
+from .model import Model, load
+from .options import build
+from .registry import find
+from .worker import progress
+
+PROBE = 16  # inputs on which every converted file is compared with the model before it
+LAYER_PROBE = 8  # inputs for the error of single layers
+MAX_OUTPUT_BYTES = 1 << 30  # of the validation outputs that are kept; validation is cut to stay below
+BATCH = 64
+
+_models: dict[str, Model] = {}  # the last models of this process, so that they are not read again
+
+
+def remember(key: str, model: Model) -> None:
+    """Keep a model for the next steps in this process (at most four)."""
+    while len(_models) >= 4:
+        _models.pop(next(iter(_models)))
+    _models[key] = model
+
+
+def recall(folder: str, allow_unsafe: bool = False) -> Model:
+    """The model of an earlier step: from this process if it made it, else from its folder."""
+    if folder not in _models:
+        remember(folder, Model.restore(Path(folder), allow_unsafe=allow_unsafe))
+    return _models[folder]
+
+
+def load_model(path: str, folder: str, final: str, allow_unsafe: bool) -> dict[str, Any]:
+    """Read the user's model into `folder` (later renamed `final`); returns what it is."""
+    start = time.perf_counter()
+    model = load(path, allow_unsafe=allow_unsafe)
+    seconds = time.perf_counter() - start
+    model.save(Path(folder))
+    remember(final, model)
+    file = next(p for p in Path(folder).iterdir() if p.stem == "model" and p.suffix != ".json")
+    layers = find("inspector", file.suffix[1:])().layers(file)
+    return {
+        "load_ms": seconds * 1e3,
+        "form": file.suffix[1:],
+        "file": file.name,
+        "layers": len(layers),
+        "parameters": sum(layer.parameters for layer in layers),
+        "macs": sum(layer.macs for layer in layers),
+        "inputs": [asdict(s) for s in model.inputs],
+        "outputs": [asdict(s) for s in model.outputs],
+        "notes": list(model.notes),
+    }
+
+
+def load_data(
+    options: Mapping[str, Any], inputs: list[Any], outputs: list[Any], folder: str, seed: int
+) -> dict[str, Any]:
+    """Read the data into `folder`; returns what it is."""
+    specs = [[TensorSpec(**{**s, "shape": tuple(s["shape"])}) for s in group] for group in (inputs, outputs)]
+    dataset = _bounded(datasets.load(build(DataOptions, options, "data"), *specs, seed=seed), specs[1])
+    dataset.save(Path(folder))
+    return {
+        "source": dataset.source,
+        "calibration_samples": len(dataset.calibration),
+        "validation_samples": len(dataset.validation),
+        "labelled": dataset.validation.y is not None,
+        "metric": dataset.metric,
+        "generated": dataset.generated,
+        "labels": list(dataset.labels),
+        "notes": list(dataset.notes),
+    }
+
+
+def _bounded(dataset: Dataset, outputs: list[TensorSpec]) -> Dataset:
+    """The dataset with its validation split cut to what can be kept of its outputs."""
+    one = sum(4 * int(np.prod([d or 1 for d in s.shape[1:]])) for s in outputs)
+    most = max(1, MAX_OUTPUT_BYTES // max(one, 1))
+    if len(dataset.validation) <= most:
+        return dataset
+    split = dataset.validation
+    y = None if split.y is None else split.y[:most]
+    cut = Split({k: v[:most] for k, v in split.x.items()}, y)
+    note = f"validation uses the first {most} of {len(split)} samples: the outputs of all would take too much room"
+    return replace(dataset, validation=cut, notes=(*dataset.notes, note))
+
+
+def apply_stage(
+    model: str, data: str, stage: str, options: Mapping[str, Any], folder: str, final: str
+) -> dict[str, Any]:
+    """Run one stage on the model of an earlier step."""
+    before = recall(model)
+    after: Model = build(find("stage", stage), options, stage)(before, Dataset.restore(Path(data)))
+    after.save(Path(folder))
+    remember(final, after)
+    return {"history": list(after.history), "notes": list(after.notes)}
+
+
+def run_original(model: str, data: str, folder: str) -> dict[str, Any]:
+    """Outputs of the model as it came, on the probe and on the validation inputs; returns its metrics."""
+    net, dataset = recall(model), Dataset.restore(Path(data))
+    probe = _outputs(net, dataset.feed(dataset.calibration, 0, PROBE))
+    save_arrays(Path(folder) / "probe.npz", probe)
+    total = len(dataset.validation)
+    parts = []
+    for start in range(0, total, BATCH * 4):
+        parts.append(_outputs(net, dataset.feed(dataset.validation, start, min(start + BATCH * 4, total))))
+        progress(min(start + BATCH * 4, total), total, "original model on the validation data")
+    outputs = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+    save_arrays(Path(folder) / "validation.npz", outputs)
+    return score(dataset, outputs)
+
+
+def _outputs(model: Model, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """What the model computes, by output name."""
+    if not model.is_keras:
+        return predict(describe(model.net.path), inputs)
+    feed = [inputs[s.name] for s in model.inputs]
+    found = model.net.predict(feed if len(feed) > 1 else feed[0], batch_size=BATCH, verbose=0)
+    arrays = list(found.values()) if isinstance(found, dict) else found if isinstance(found, list | tuple) else [found]
+    return {s.name: np.asarray(a) for s, a in zip(model.outputs, arrays, strict=True)}
+
+
+def score(dataset: Dataset, outputs: Mapping[str, Array]) -> dict[str, Any]:
+    """The declared metric, or nothing where there are no labels."""
+    y = dataset.validation.y
+    return {} if y is None else {dataset.metric: float(metrics.evaluate(dataset.metric, outputs, y))}
+
+
+def convert(
+    model: str, data: str, format: str, options: Mapping[str, Any], with_plan: bool, folder: str, name: str
+) -> dict[str, Any]:
+    """Write the model of an earlier step as `folder/name`; returns the artifact as JSON."""
+    source = recall(model)
+    if not with_plan:
+        source = replace(source, plan=None)
+    if source.plan is not None and source.plan.scheme == "float32" and not source.plan.overrides:
+        source = replace(source, plan=None)
+    converter = build(find("converter", format), options, format)
+    artifact: Artifact = converter(source, Dataset.restore(Path(data)), Path(folder) / name)
+    return artifact.to_json()
+
+
+def verify(path: str, data: str, reference: str) -> dict[str, Any]:
+    """Hold a converted file to the outputs in `reference`. Raises VerificationError when it is not the model."""
+    artifact, dataset = describe(Path(path)), Dataset.restore(Path(data))
+    _refuse_custom_ops(artifact)
+    expected = load_arrays(Path(reference) / "probe.npz")
+    checks = verification.verify(artifact, dataset.feed(dataset.calibration, 0, PROBE), expected)
+    bad = [c for c in checks if not c.ok]
+    if bad:
+        raise VerificationError(
+            f"{artifact.path.name} was written, but it is not the model: {'; '.join(f'{c.name}: {c.detail}' for c in bad)}",
+            next=_remedy(artifact.scheme),
+        )
+    return {"ok": True, "checks": verification.to_json(checks)}
+
+
+def _remedy(scheme: str) -> str:
+    if scheme in ("float32", "unknown"):
+        return "try the other format with --format; please report the model"
+    return "try --calibration-method mse, --quantize int16x8 or --quantize fp16, and check that the data is scaled as in training"
+
+
+def _refuse_custom_ops(artifact: Artifact) -> None:
+    custom = find("inspector", artifact.format)().custom_ops(artifact.path)
+    if custom:
+        raise ConversionError(
+            f"{artifact.path.name} needs operators outside the standard set: {', '.join(custom)}",
+            next="replace these layers; `edgedl inspect MODEL` shows them",
+        )
+
+
+def evaluate(path: str, data: str, original: str, folder: str) -> dict[str, Any]:
+    """Run the artifact on the validation data; returns metrics, agreement with the original and change per class."""
+    artifact, dataset = describe(Path(path)), Dataset.restore(Path(data))
+    total = len(dataset.validation)
+    parts = []
+    for start in range(0, total, BATCH):
+        parts.append(predict(artifact, dataset.feed(dataset.validation, start, min(start + BATCH, total))))
+        progress(min(start + BATCH, total), total, f"{artifact.path.name} on the validation data")
+    outputs = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+    save_arrays(Path(folder) / "validation.npz", outputs)
+    before = load_arrays(Path(original) / "validation.npz")
+    return {
+        "metrics": score(dataset, outputs),
+        "agreement": agreement(before, outputs),
+        "per_class": per_class(dataset, before, outputs),
+    }
+
+
+def agreement(before: Mapping[str, Array], after: Mapping[str, Array]) -> dict[str, Any]:
+    """Over all outputs the worst: SQNR in dB, relative error, share of the same top class; and each by output name."""
+    each = {name: dict(found) for name, found in metrics.agreement(before, after).items()}
+    worst: dict[str, Any] = {
+        "sqnr_db": min(e["sqnr_db"] for e in each.values()),
+        "max_relative_error": max(e["max_relative_error"] for e in each.values()),
+    }
+    tops = [e["top1_agreement"] for e in each.values() if e.get("top1_agreement") is not None]
+    if tops:
+        worst["top1_agreement"] = min(tops)
+    return {**worst, "outputs": each} if len(each) > 1 else worst
+
+
+def per_class(dataset: Dataset, before: Mapping[str, Array], after: Mapping[str, Array]) -> list[dict[str, Any]]:
+    """Accuracy of each class before and after, where the task is classification."""
+    y, first = dataset.validation.y, next(iter(before))
+    if y is None or dataset.metric.rpartition(":")[2] not in ("accuracy", "f1") or before[first].ndim != 2:
+        return []
+    classes = max(before[first].shape[-1], 2)
+    labels = dataset.labels or tuple(map(str, range(classes)))
+    was = metrics.per_class_accuracy(before[first], y, classes)
+    now = metrics.per_class_accuracy(after[first], y, classes)
+    counts = np.bincount(np.asarray(y).astype(int).ravel(), minlength=classes)
+    return [
+        {"label": labels[c], "original": float(was[c]), "now": float(now[c]), "count": int(counts[c])}
+        for c in range(classes)
+        if counts[c]
+    ]
+
+
+def layer_errors(path: str, float_path: str, data: str) -> list[dict[str, Any]]:
+    """The error of every layer of a quantized file against the float file of the same format."""
+    artifact, dataset = describe(Path(path)), Dataset.restore(Path(data))
+    probe = dataset.feed(dataset.calibration, 0, LAYER_PROBE)
+    found = find("inspector", artifact.format)().compare(Path(float_path), Path(path), probe)
+    return [asdict(e) for e in found]
+
+
+def inspect(path: str, format: str) -> list[dict[str, Any]]:
+    """The layers of a network file."""
+    return [asdict(layer) for layer in find("inspector", format)().layers(Path(path))]
+
+
+def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
+    """Arrays by any name (names may hold slashes, which a zip member should not)."""
+    np.savez(path, names=np.array(list(arrays)), **{f"a{i}": a for i, a in enumerate(arrays.values())})
+
+
+def load_arrays(path: Path) -> dict[str, Array]:
+    """Inverse of `save_arrays`."""
+    with np.load(path, allow_pickle=False) as file:
+        return {str(name): file[f"a{i}"] for i, name in enumerate(file["names"])}
