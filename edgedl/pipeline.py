@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import datetime
-import json
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from . import __version__, bench
-from .artifact import Artifact, sidecar, write_atomic
-from .environment import environment
-from .errors import ConversionError, EdgedlError, LimitError, MissingDependencyError, TargetError, UsageError, from_json
+from .artifact import Artifact
+from .errors import ConversionError, EdgedlError, MissingDependencyError, UsageError
 from .metrics import drop as metric_drop
 from .model import GRAPH_FORMATS, sniff
 from .options import everything
+from .outcome import Exported, assemble_document, deliver, measured
 from .recipe import Recipe, Step, assemble, step
-from .report import write_html, write_json
 from .store import Done, Store, digest, fingerprint, open_store
 from .worker import GIB, Worker, default_memory_bytes
 
 FOLDER, FINAL = "\0folder", "\0final"  # stand for a step's own folder, while it works and when it is done
-SAMPLES_IN_REPORT = 2000
 
 
 class Listener(Protocol):
@@ -211,7 +206,7 @@ class Run:
             return 1.0 - float(found["top1_agreement"])
         return float(10 ** (-found["sqnr_db"] / 20))
 
-    def export(self, export: Step) -> tuple[Converted, Converted, list[dict[str, Any]]]:
+    def export(self, export: Step) -> Exported:
         """The float file of a format, the best compressed one, and all attempts."""
         keras = tuple(s for s in self.recipe.stages if s.name != "quantize")
         base = self.converted(self.staged(keras), export, keras, None)
@@ -294,9 +289,6 @@ def candidates(recipe: Recipe) -> Iterator[tuple[Step, ...]]:
         yield (*recipe.stages[:at], Step("quantize", options), *recipe.stages[at + 1 :])
 
 
-# --- measuring, delivering, reporting
-
-
 def run(
     recipe: Recipe, out: Path | str, *, allow_unsafe: bool = False, listener: Listener | None = None
 ) -> dict[str, Any]:
@@ -334,7 +326,7 @@ def with_defaults(recipe: Recipe) -> Recipe:
     return replace(recipe, exports=exports)
 
 
-def exported(job: Run) -> list[tuple[Converted, Converted, list[dict[str, Any]]]]:
+def exported(job: Run) -> list[Exported]:
     """All formats of the recipe; one that fails is noted and left out. Raises its error when none is left."""
     pairs = []
     error: EdgedlError | None = None
@@ -348,171 +340,6 @@ def exported(job: Run) -> list[tuple[Converted, Converted, list[dict[str, Any]]]
     if error is not None and not pairs:
         raise error
     return pairs
-
-
-def measured(
-    job: Run, pairs: Sequence[tuple[Converted, Converted]]
-) -> tuple[dict[Path, dict[str, bench.Measurement]], list[dict[str, Any]]]:
-    """Every artifact and its float file on every target of the recipe, interleaved; and the comparisons."""
-    artifacts = list(dict.fromkeys(c.artifact.path for pair in pairs for c in pair))
-    found: dict[Path, dict[str, bench.Measurement]] = {path: {} for path in artifacts}
-    comparisons: list[dict[str, Any]] = []
-    seconds = job.recipe.limits.bench_seconds
-    for target in job.recipe.targets if seconds else ():
-        job.listener.begin(f"bench {target.name}")
-        start = time.perf_counter()
-        try:
-            here = bench.measure(
-                artifacts,
-                target.name,
-                everything(target.options),
-                min_seconds=seconds / 3,
-                max_seconds=seconds,
-                progress=job.listener.progress,
-            )
-        except TargetError as error:
-            job.failures.append({"step": f"bench {target.name}", **error.to_json()})
-            job.warn(error.message)
-            continue
-        took = time.perf_counter() - start
-        job.steps.append({"name": f"bench {target.name}", "seconds": round(took, 3), "reused": False, "notes": []})
-        job.listener.end(f"bench {target.name}", "", took, False)
-        for path, measurement in zip(artifacts, here, strict=True):
-            found[path][target.name] = measurement
-        comparisons += [compared(found, base, best, target.name) for base, best in pairs if best is not base]
-    return found, comparisons
-
-
-def compared(
-    found: Mapping[Path, Mapping[str, bench.Measurement]], base: Converted, best: Converted, target: str
-) -> dict[str, Any]:
-    """The verdict on a compressed file against its float file."""
-    verdict = bench.compare(found[best.artifact.path][target], found[base.artifact.path][target])
-    names = {"a": title(best), "b": title(base), "target": target}
-    return {**names, **verdict.to_json()}
-
-
-def title(converted: Converted) -> str:
-    """How an artifact is called: NAME_SCHEME.FORMAT."""
-    path = converted.artifact.path
-    return f"{path.stem}_{converted.scheme}{path.suffix}"
-
-
-def assemble_document(
-    job: Run,
-    pairs: Sequence[tuple[Converted, Converted, list[dict[str, Any]]]],
-    measurements: Mapping[Path, Mapping[str, bench.Measurement]],
-    comparisons: list[dict[str, Any]],
-    started: datetime.datetime,
-) -> dict[str, Any]:
-    """The content of report.json (docs/schema/report.schema.json)."""
-    recipe, found, data = job.recipe, job.model.result, job.data.result
-    model = Path(recipe.model)
-    size = sum(f.stat().st_size for f in model.rglob("*") if f.is_file()) if model.is_dir() else model.stat().st_size
-    artifacts = []
-    for base, best, attempts in pairs:
-        entry = described(job, best, measurements[best.artifact.path])
-        entry["layers"] = job.layers(best, base)
-        entry["attempts"] = attempts
-        artifacts.append(entry)
-    failing = [a for a in artifacts if not a["within_limits"]]
-    for entry in failing:
-        job.warn(f"{entry['name']} drops by {entry['drop']:.2%}, more than max_drop = {recipe.limits.max_drop:.2%}")
-    return {
-        "edgedl": __version__,
-        "created": started.isoformat(timespec="seconds"),
-        "model": {
-            "path": str(model),
-            "format": sniff(model),
-            "sha256": digest(model),
-            "bytes": size,
-            **{k: found[k] for k in ("parameters", "macs", "layers", "inputs", "outputs")},
-        },
-        "data": data,
-        "original": {"metrics": job.original.result, "bytes": size},
-        "artifacts": artifacts,
-        "baselines": [
-            described(job, base, measurements[base.artifact.path]) for base, best, _ in pairs if best is not base
-        ],
-        "comparisons": comparisons,
-        "recipe": recipe.to_toml(),
-        "limits": everything(recipe.limits),
-        "steps": job.steps,
-        "failures": job.failures,
-        "warnings": job.warnings,
-        "environment": environment(),
-    }
-
-
-def described(job: Run, converted: Converted, measured: Mapping[str, bench.Measurement]) -> dict[str, Any]:
-    """One artifact in the report."""
-    artifact, evaluation = converted.artifact, converted.evaluation
-    return {
-        "name": title(converted),
-        "path": title(converted),
-        "format": artifact.format,
-        "scheme": converted.scheme,
-        "io": artifact.inputs[0].dtype,
-        "bytes": artifact.path.stat().st_size,
-        "metrics": evaluation["metrics"],
-        "original_metrics": job.original.result,
-        "agreement": evaluation["agreement"],
-        "drop": converted.drop,
-        "within_limits": job.within(converted),
-        "per_class": evaluation["per_class"],
-        "left_float": list(artifact.metadata.get("left_float", [])),
-        "verification": converted.verification,
-        "latency_us": {
-            target: {**m.latency_us, "samples": [round(ns / 1e3, 3) for ns in m.latency_ns[:SAMPLES_IN_REPORT]]}
-            for target, m in measured.items()
-        },
-        "load_ms": next((m.load_ms for m in measured.values()), None),
-        "peak_bytes": next((m.peak_bytes for m in measured.values()), None),
-        "layers": [],
-        "warnings": list(artifact.metadata.get("warnings", [])),
-    }
-
-
-def deliver(
-    document: dict[str, Any],
-    pairs: Sequence[tuple[Converted, Converted, list[dict[str, Any]]]],
-    out: Path,
-    recipe: Recipe,
-) -> None:
-    """Put artifacts, float files, report and recipe into the output folder, each whole or not at all."""
-    for base, best, _ in pairs:
-        place(best, out)
-        if best is not base:
-            place(base, out / "baseline")
-    for entry in document["baselines"]:
-        entry["path"] = f"baseline/{entry['path']}"
-    write_atomic(out / "recipe.toml", recipe.to_toml().encode())
-    write_json(document, out / "report.json")
-    write_html(document, out / "report.html")
-
-
-def place(converted: Converted, folder: Path) -> Path:
-    """Copy an artifact and its metadata out of the store under its title."""
-    folder.mkdir(exist_ok=True)
-    path = folder / title(converted)
-    write_atomic(path, converted.artifact.path.read_bytes())
-    files = {path.name: next(iter(converted.artifact.files.values()))}
-    text = json.dumps(replace(converted.artifact, path=path, files=files).to_json(), indent=1)
-    write_atomic(sidecar(path), (text + "\n").encode())
-    return path
-
-
-def check_limits(document: Mapping[str, Any]) -> None:
-    """Raises LimitError when an artifact is outside a limit, ConversionError or TargetError when a part failed."""
-    outside = [a for a in document["artifacts"] if not a["within_limits"]]
-    if outside:
-        worst = max(outside, key=lambda a: float(a["drop"]))
-        raise LimitError(
-            f"{worst['name']} drops by {worst['drop']:.2%}, more than the {document['limits']['max_drop']:.2%} allowed",
-            next="look at the layers in report.html; try --quantize int16x8 or fp16, more calibration data, or a larger --max-drop",
-        )
-    if document["failures"]:
-        raise from_json(document["failures"][0])
 
 
 def compress(

@@ -1,0 +1,101 @@
+"""`edgedl compress`: the main job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..outcome import check_limits
+from ..pipeline import run
+from ..recipe import Recipe, assemble
+from ..report import render_terminal
+from . import options
+from .display import Display
+
+FALLBACK = ("int16x8", "fp16")
+
+
+@click.command("compress")
+@click.argument("model", required=False)
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder for artifacts, report.json and report.html.")
+@options.data
+@options.quantization
+@click.option(
+    "--format",
+    "-f",
+    "formats",
+    type=options.Names(),
+    default=(),
+    help="tflite, onnx or both, comma-separated [tflite].",
+)
+@options.targets
+@click.option(
+    "--max-drop",
+    type=options.Percent(),
+    help="How much of the metric (without labels: of the agreement) may be lost, e.g. 1%. Without --quantize, finer schemes are tried until it holds.",
+)
+@click.option("--recipe", type=click.Path(path_type=Path), help="A recipe in TOML; other options win over it.")
+@options.settings
+@click.option("--seed", type=int, help="Seed of splits and generated inputs [0].")
+@options.timeout
+@options.allow_unsafe
+@click.option("--dry-run", is_flag=True, help="Print the whole resolved recipe as TOML and do nothing.")
+@options.as_json
+def command(
+    model: str | None,
+    out: Path | None,
+    formats: tuple[str, ...],
+    targets: tuple[str, ...],
+    recipe: Path | None,
+    settings: tuple[tuple[str, Any], ...],
+    seed: int | None,
+    allow_unsafe: bool,
+    dry_run: bool,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Compress MODEL (.keras, .h5, SavedModel, .tflite, .onnx): quantize, convert, verify, measure, report.
+
+    \b
+    edgedl compress model.keras --data d.npz --max-drop 1% -o out
+    edgedl compress model.onnx --format onnx --quantize int8 --data d.npz -o out
+    edgedl compress model.keras --data d.npz --dry-run > recipe.toml
+    """
+    tables = options.tables(**given)
+    wanted = tables.pop("quantize")
+    if not wanted and recipe is None:
+        wanted = {"scheme": "int8"}
+    if "max_drop" in tables["limits"] and given["quantize"] is None and recipe is None:
+        tables["limits"]["fallback"] = list(FALLBACK)
+    resolved = assemble(
+        model or "",
+        recipe=recipe,
+        quantize=wanted,
+        formats=formats,
+        settings=settings,
+        seed=seed,
+        targets=targets or (() if recipe else ("cpu",)),
+        **tables,
+    )
+    if dry_run:
+        click.echo(resolved.to_toml(), nl=False)
+        return
+    if out is None:
+        raise click.UsageError("Missing option '-o': the folder for the artifacts and the report.")
+    document = _run(resolved, out, allow_unsafe, as_json)
+    if as_json:
+        options.print_json(document)
+    else:
+        click.echo(render_terminal(document))
+        click.echo(f"\nreport  {out / 'report.html'}\nagain   edgedl compress --recipe {out / 'recipe.toml'} -o {out}")
+    check_limits(document)
+
+
+def _run(recipe: Recipe, out: Path, allow_unsafe: bool, quiet: bool) -> dict[str, Any]:
+    display = Display(quiet=quiet)
+    try:
+        return run(recipe, out, allow_unsafe=allow_unsafe, listener=display)
+    finally:
+        display.close()

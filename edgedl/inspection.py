@@ -1,0 +1,81 @@
+"""What is in a model file, and which targets can run it."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from .engine import describe
+from .errors import EdgedlError, ModelError, TargetError
+from .model import GRAPH_FORMATS, sniff
+from .options import everything
+from .recipe import step
+from .registry import find, names
+from .worker import Worker
+
+
+def inspect_model(path: Path, *, allow_unsafe: bool = False, timeout_s: float = 900.0) -> dict[str, Any]:
+    """Layers, totals, inputs, outputs and what each target says, read in a child process. Raises EdgedlError."""
+    kind = sniff(path)
+    with Worker(timeout_s) as worker:
+        if kind in GRAPH_FORMATS:
+            found = worker.call("edgedl.inspection:graph_file", path=str(path), format=kind)
+        else:
+            with tempfile.TemporaryDirectory(prefix="edgedl-") as folder:
+                found = worker.call(
+                    "edgedl.inspection:trainable", path=str(path), folder=folder, allow_unsafe=allow_unsafe
+                )
+        layers = found["layers"]
+        return {
+            "path": str(path),
+            "format": kind,
+            "bytes": sum(f.stat().st_size for f in (path.rglob("*") if path.is_dir() else [path]) if f.is_file()),
+            "parameters": sum(layer["parameters"] for layer in layers),
+            "macs": sum(layer["macs"] for layer in layers),
+            "largest_activation_bytes": max((layer["activation_bytes"] for layer in layers), default=0),
+            **found,
+            "targets": [{"target": name, "verdict": _verdict(worker, path, kind, name)} for name in names("target")],
+        }
+
+
+def graph_file(path: str, format: str) -> dict[str, Any]:
+    """Layers, inputs and outputs of a .tflite or .onnx; a file no interpreter opens still shows its layers."""
+    layers = [asdict(layer) for layer in find("inspector", format)().layers(Path(path))]
+    try:
+        found = describe(Path(path))
+    except (ModelError, TargetError) as error:
+        return {"layers": layers, "inputs": [], "outputs": [], "notes": [error.message]}
+    return {"layers": layers, "inputs": _specs(found.inputs), "outputs": _specs(found.outputs), "notes": []}
+
+
+def trainable(path: str, folder: str, allow_unsafe: bool) -> dict[str, Any]:
+    """The same of a model in the trainable form."""
+    from . import steps
+
+    found = steps.load_model(path, folder, folder, allow_unsafe)
+    layers = steps.inspect(str(Path(folder) / found["file"]), found["form"])
+    return {"layers": layers, **{k: found[k] for k in ("inputs", "outputs", "notes")}}
+
+
+def _specs(specs: Any) -> list[dict[str, Any]]:
+    return [asdict(s) for s in specs]
+
+
+def _verdict(worker: Worker, path: Path, kind: str, target: str) -> str:
+    if kind not in GRAPH_FORMATS:
+        return "after conversion: `edgedl convert` or `edgedl compress`"
+    try:
+        worker.call(
+            "edgedl.inspection:runs", path=str(path), target=target, options=everything(step("target", target).options)
+        )
+    except EdgedlError as error:
+        return f"no: {error.message}"
+    return "runs"
+
+
+def runs(path: str, target: str, options: dict[str, Any]) -> None:
+    """Open a target and load the file on it. Raises what the target raises."""
+    with step("target", target, options).options.open() as session:
+        session.load(describe(Path(path)))

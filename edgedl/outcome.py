@@ -1,0 +1,207 @@
+"""What a run has made: measured, described as report.json, and delivered into the output folder."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import __version__, bench
+from .artifact import Artifact, sidecar, write_atomic
+from .environment import environment
+from .errors import LimitError, OutputError, TargetError, from_json
+from .model import sniff
+from .options import everything
+from .recipe import Recipe
+from .report import write_html, write_json
+from .store import digest
+
+if TYPE_CHECKING:
+    from .pipeline import Converted, Run
+
+SAMPLES_IN_REPORT = 2000
+Exported = tuple["Converted", "Converted", list[dict[str, Any]]]  # float file, best compressed file, all attempts
+
+
+def measured(
+    job: Run, pairs: Sequence[tuple[Converted, Converted]]
+) -> tuple[dict[Path, dict[str, bench.Measurement]], list[dict[str, Any]]]:
+    """Every artifact and its float file on every target of the recipe, interleaved; and the comparisons."""
+    artifacts = list(dict.fromkeys(c.artifact.path for pair in pairs for c in pair))
+    found: dict[Path, dict[str, bench.Measurement]] = {path: {} for path in artifacts}
+    comparisons: list[dict[str, Any]] = []
+    seconds = job.recipe.limits.bench_seconds
+    for target in job.recipe.targets if seconds else ():
+        job.listener.begin(f"bench {target.name}")
+        start = time.perf_counter()
+        try:
+            here = bench.measure(
+                artifacts,
+                target.name,
+                everything(target.options),
+                min_seconds=seconds / 3,
+                max_seconds=seconds,
+                progress=job.listener.progress,
+            )
+        except TargetError as error:
+            job.failures.append({"step": f"bench {target.name}", **error.to_json()})
+            job.warn(error.message)
+            continue
+        took = time.perf_counter() - start
+        job.steps.append({"name": f"bench {target.name}", "seconds": round(took, 3), "reused": False, "notes": []})
+        job.listener.end(f"bench {target.name}", "", took, False)
+        for path, measurement in zip(artifacts, here, strict=True):
+            found[path][target.name] = measurement
+        comparisons += [compared(found, base, best, target.name) for base, best in pairs if best is not base]
+    return found, comparisons
+
+
+def compared(
+    found: Mapping[Path, Mapping[str, bench.Measurement]], base: Converted, best: Converted, target: str
+) -> dict[str, Any]:
+    """The verdict on a compressed file against its float file."""
+    verdict = bench.compare(found[best.artifact.path][target], found[base.artifact.path][target])
+    names = {"a": title(best), "b": title(base), "target": target}
+    return {**names, **verdict.to_json()}
+
+
+def title(converted: Converted) -> str:
+    """How an artifact is called: NAME_SCHEME.FORMAT."""
+    path = converted.artifact.path
+    return f"{path.stem}_{converted.scheme}{path.suffix}"
+
+
+def assemble_document(
+    job: Run,
+    pairs: Sequence[Exported],
+    measurements: Mapping[Path, Mapping[str, bench.Measurement]],
+    comparisons: list[dict[str, Any]],
+    started: datetime.datetime,
+) -> dict[str, Any]:
+    """The content of report.json (docs/schema/report.schema.json)."""
+    recipe, found, data = job.recipe, job.model.result, job.data.result
+    model = Path(recipe.model)
+    size = sum(f.stat().st_size for f in model.rglob("*") if f.is_file()) if model.is_dir() else model.stat().st_size
+    artifacts = []
+    for base, best, attempts in pairs:
+        entry = described(job, best, measurements[best.artifact.path])
+        entry["layers"] = job.layers(best, base)
+        entry["attempts"] = attempts
+        artifacts.append(entry)
+    failing = [a for a in artifacts if not a["within_limits"]]
+    for entry in failing:
+        job.warn(f"{entry['name']} drops by {entry['drop']:.2%}, more than max_drop = {recipe.limits.max_drop:.2%}")
+    return {
+        "edgedl": __version__,
+        "created": started.isoformat(timespec="seconds"),
+        "model": {
+            "path": str(model),
+            "format": sniff(model),
+            "sha256": digest(model),
+            "bytes": size,
+            **{k: found[k] for k in ("parameters", "macs", "layers", "inputs", "outputs")},
+        },
+        "data": data,
+        "original": {"metrics": job.original.result, "bytes": size},
+        "artifacts": artifacts,
+        "baselines": [
+            described(job, base, measurements[base.artifact.path]) for base, best, _ in pairs if best is not base
+        ],
+        "comparisons": comparisons,
+        "recipe": recipe.to_toml(),
+        "limits": everything(recipe.limits),
+        "steps": job.steps,
+        "failures": job.failures,
+        "warnings": job.warnings,
+        "environment": environment(),
+    }
+
+
+def described(job: Run, converted: Converted, measured: Mapping[str, bench.Measurement]) -> dict[str, Any]:
+    """One artifact in the report."""
+    artifact, evaluation = converted.artifact, converted.evaluation
+    return {
+        "name": title(converted),
+        "path": title(converted),
+        "format": artifact.format,
+        "scheme": converted.scheme,
+        "io": artifact.inputs[0].dtype,
+        "bytes": artifact.path.stat().st_size,
+        "metrics": evaluation["metrics"],
+        "original_metrics": job.original.result,
+        "agreement": evaluation["agreement"],
+        "drop": converted.drop,
+        "within_limits": job.within(converted),
+        "per_class": evaluation["per_class"],
+        "left_float": list(artifact.metadata.get("left_float", [])),
+        "verification": converted.verification,
+        "latency_us": {
+            target: {**m.latency_us, "samples": [round(ns / 1e3, 3) for ns in m.latency_ns[:SAMPLES_IN_REPORT]]}
+            for target, m in measured.items()
+        },
+        "load_ms": next((m.load_ms for m in measured.values()), None),
+        "peak_bytes": next((m.peak_bytes for m in measured.values()), None),
+        "layers": [],
+        "warnings": list(artifact.metadata.get("warnings", [])),
+    }
+
+
+def deliver(
+    document: dict[str, Any],
+    pairs: Sequence[Exported],
+    out: Path,
+    recipe: Recipe,
+) -> None:
+    """Put artifacts, float files, report and recipe into the output folder, each whole or not at all."""
+    for base, best, _ in pairs:
+        copy(best.artifact, out / title(best))
+        if best is not base:
+            (out / "baseline").mkdir(exist_ok=True)
+            copy(base.artifact, out / "baseline" / title(base))
+    for entry in document["baselines"]:
+        entry["path"] = f"baseline/{entry['path']}"
+    write_atomic(out / "recipe.toml", recipe.to_toml().encode())
+    write_json(document, out / "report.json")
+    write_html(document, out / "report.html")
+
+
+def copy(artifact: Artifact, path: Path) -> None:
+    """Copy an artifact and its metadata to another place under another name, the digest unchanged."""
+    write_atomic(path, artifact.path.read_bytes())
+    there = replace(artifact, path=path, files={path.name: next(iter(artifact.files.values()))})
+    write_atomic(sidecar(path), (json.dumps(there.to_json(), indent=1) + "\n").encode())
+
+
+def check_limits(document: Mapping[str, Any]) -> None:
+    """Raises LimitError when an artifact is outside a limit, ConversionError or TargetError when a part failed."""
+    outside = [a for a in document["artifacts"] if not a["within_limits"]]
+    if outside:
+        worst = max(outside, key=lambda a: float(a["drop"]))
+        raise LimitError(
+            f"{worst['name']} drops by {worst['drop']:.2%}, more than the {document['limits']['max_drop']:.2%} allowed",
+            next="look at the layers in report.html; try --quantize int16x8 or fp16, more calibration data, or a larger --max-drop",
+        )
+    if document["failures"]:
+        raise from_json(document["failures"][0])
+
+
+def deliver_to(document: Mapping[str, Any], work: Path, places: Mapping[str, Path] | Path) -> dict[str, Path]:
+    """Copy a run's artifacts from its folder `work` to a file for each format, or into a folder; name -> path.
+
+    Raises OutputError. The metadata goes along, beside and inside the file.
+    """
+    written = {}
+    for entry in document["artifacts"]:
+        artifact = Artifact.load(work / entry["path"])
+        if artifact is None:
+            raise OutputError(f"{entry['path']} has lost its metadata", next="run again")
+        path = places / entry["name"] if isinstance(places, Path) else places[entry["format"]]
+        if isinstance(places, Path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        copy(artifact, path)
+        written[entry["name"]] = path
+    return written
