@@ -146,7 +146,9 @@ def _entry(document: dict[str, Any], key: str, name: str) -> dict[str, Any]:
 def _set(document: dict[str, Any], place: str, value: Any) -> None:
     name, dot, field_name = place.partition(".")
     if not dot:
-        raise RecipeError(f"'{place}' names no option", next="write PLACE.OPTION=VALUE, such as quantize.percentile=99.9")
+        raise RecipeError(
+            f"'{place}' names no option", next="write PLACE.OPTION=VALUE, such as quantize.percentile=99.9"
+        )
     if name in ("data", "limits"):
         document.setdefault(name, {})[field_name] = value
         return
@@ -155,7 +157,9 @@ def _set(document: dict[str, Any], place: str, value: Any) -> None:
             _entry(document, key, name)[field_name] = value
             return
     known = ["data", "limits", *(n for kind, _ in _KEYS.values() for n in names(kind))]
-    raise RecipeError(f"there is no '{name}' to set{did_you_mean(name, known)}", next=f"choose one of {', '.join(known)}")
+    raise RecipeError(
+        f"there is no '{name}' to set{did_you_mean(name, known)}", next=f"choose one of {', '.join(known)}"
+    )
 
 
 def _steps(tables: Any, key: str, kind: Kind, name_key: str) -> Iterable[Step]:
