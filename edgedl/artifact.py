@@ -53,15 +53,15 @@ class TensorSpec:
 
     def quantize(self, x: Array) -> Array:
         """Real values -> this tensor's dtype: round to nearest even, saturate. Unquantized: only the dtype."""
-        if not self.is_quantized:
+        if self.scale is None or not self.is_quantized:
             return x.astype(self.dtype, copy=False)
         info = np.iinfo(self.dtype)
-        q = np.round(np.asarray(x, np.float64) / self.scale) + (self.zero_point or 0)
+        q: Array = np.round(np.asarray(x, np.float64) / self.scale) + (self.zero_point or 0)
         return np.clip(q, info.min, info.max).astype(self.dtype)
 
     def dequantize(self, q: Array) -> Array:
         """This tensor's integers -> float32 real values. Unquantized: unchanged."""
-        if not self.is_quantized:
+        if self.scale is None or not self.is_quantized:
             return q
         return (np.float32(self.scale) * (q.astype(np.float32) - np.float32(self.zero_point or 0))).astype(np.float32)
 

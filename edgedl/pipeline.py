@@ -173,7 +173,7 @@ class Run:
             options=options,
             with_plan=quantized,
             folder=FOLDER,
-            name=name,
+            file=name,
         )
         artifact = Artifact.load(done.folder / name)
         if artifact is None:

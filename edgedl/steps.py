@@ -143,16 +143,16 @@ def score(dataset: Dataset, outputs: Mapping[str, Array]) -> dict[str, Any]:
 
 
 def convert(
-    model: str, data: str, format: str, options: Mapping[str, Any], with_plan: bool, folder: str, name: str
+    model: str, data: str, format: str, options: Mapping[str, Any], with_plan: bool, folder: str, file: str
 ) -> dict[str, Any]:
-    """Write the model of an earlier step as `folder/name`; returns the artifact as JSON."""
+    """Write the model of an earlier step as `folder/file`; returns the artifact as JSON."""
     source = recall(model)
     if not with_plan:
         source = replace(source, plan=None)
     if source.plan is not None and source.plan.scheme == "float32" and not source.plan.overrides:
         source = replace(source, plan=None)
     converter = build(find("converter", format), options, format)
-    artifact: Artifact = converter(source, Dataset.restore(Path(data)), Path(folder) / name)
+    artifact: Artifact = converter(source, Dataset.restore(Path(data)), Path(folder) / file)
     return artifact.to_json()
 
 
@@ -249,7 +249,8 @@ def inspect(path: str, format: str) -> list[dict[str, Any]]:
 
 def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
     """Arrays by any name (names may hold slashes, which a zip member should not)."""
-    np.savez(path, names=np.array(list(arrays)), **{f"a{i}": a for i, a in enumerate(arrays.values())})
+    members: dict[str, Any] = {f"a{i}": a for i, a in enumerate(arrays.values())}
+    np.savez(path, allow_pickle=False, names=np.array(list(arrays)), **members)
 
 
 def load_arrays(path: Path) -> dict[str, Array]:

@@ -14,7 +14,7 @@ from ..options import parse_value
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Percent(click.ParamType):
+class Percent(click.ParamType[float]):
     """A share as `1%` or `0.01`."""
 
     name = "percent"
@@ -30,7 +30,7 @@ class Percent(click.ParamType):
         return number
 
 
-class Names(click.ParamType):
+class Names(click.ParamType[tuple[str, ...]]):
     """Comma-separated names."""
 
     name = "names"
@@ -39,7 +39,7 @@ class Names(click.ParamType):
         return value if isinstance(value, tuple) else tuple(n.strip() for n in str(value).split(",") if n.strip())
 
 
-class Setting(click.ParamType):
+class Setting(click.ParamType[tuple[str, Any]]):
     """PLACE.OPTION=VALUE."""
 
     name = "place.option=value"
@@ -112,7 +112,7 @@ def tables(
     timeout: float | None = None,
 ) -> dict[str, Any]:
     """The tables of a recipe that these options stand for; what was not given is left out."""
-    given = {
+    given: dict[str, dict[str, Any]] = {
         "data": {"source": data, "calibration": calibration},
         "quantize": {"scheme": quantize, "calibration": calibration_method, "io": io},
         "limits": {"max_drop": max_drop, "timeout_s": timeout},
