@@ -1,0 +1,139 @@
+"""A Keras model as a float .tflite: signature names i0, i1 ... / o0, o1 ... in the model's order; RNNs unrolled on demand."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ...errors import ConversionError, UsageError
+from ...model import Model
+from .._frameworks import keras, tensorflow
+
+SIGNATURE = "serving_default"
+
+
+def export(model: Model, *, unroll: bool) -> bytes:
+    """The float .tflite of a Keras model, by way of a SavedModel of our own making.
+
+    `TFLiteConverter.from_concrete_functions` is not used: with Keras 3 it writes NaNs without an error.
+    The batch size stays free, but for models with an RNN, which get batch 1 (TensorFlow Lite converts no RNN
+    otherwise); `unroll` replaces their loop by its steps, for static quantization.
+    Raises ConversionError with the converter's last meaningful line; UsageError for an RNN that cannot be unrolled.
+    """
+    _refuse_broken_weights(model.net)
+    recurrent = has_rnn(model.net)
+    net = _unrolled(model.net) if recurrent and unroll else model.net
+    tf = tensorflow()
+    from tensorflow.lite.python.convert_phase import ConverterError
+
+    with tempfile.TemporaryDirectory(prefix="edgedl-") as folder:
+        try:
+            _save(tf, net, folder, batch=1 if recurrent else None)
+            return bytes(tf.lite.TFLiteConverter.from_saved_model(folder).convert())
+        except (ConverterError, tf.errors.OpError, ValueError, TypeError, RuntimeError) as error:
+            raise _failure(error) from error
+
+
+def _save(tf: Any, net: Any, folder: str, batch: int | None) -> None:
+    specs = [tf.TensorSpec((batch, *t.shape[1:]), t.dtype, name=f"i{i}") for i, t in enumerate(net.inputs)]
+
+    def serve(*inputs: Any) -> dict[str, Any]:
+        found = net(list(inputs) if len(inputs) > 1 else inputs[0], training=False)
+        return {f"o{i}": value for i, value in enumerate(keras().tree.flatten(found))}
+
+    holder = tf.Module()
+    holder.serve = tf.function(serve, input_signature=specs, autograph=False)
+    holder.variables_kept = [v.value for v in net.variables]  # untracked, they would stay variables in the .tflite
+    tf.saved_model.save(holder, folder, signatures={SIGNATURE: holder.serve.get_concrete_function()})
+
+
+def _failure(error: Exception) -> ConversionError:
+    message = str(error)
+    ops = sorted(
+        {m[1] for m in re.finditer(r"tf\.(\w+) op is neither a custom op nor a flex op|tf\.(\w+) \{", message) if m[1]}
+    )
+    if ops:
+        return ConversionError(
+            f"TensorFlow Lite has no operator for {', '.join(ops)}, which the model uses",
+            next="replace the layer that uses it, or convert to ONNX with --format onnx",
+        )
+    return ConversionError(
+        f"TensorFlow's converter failed: {last_line(message) or type(error).__name__}",
+        next="run again with --debug to see all it printed, or convert to ONNX with --format onnx",
+    )
+
+
+def last_line(message: str) -> str:
+    """The last line of a message that says something, shortened.
+
+    >>> last_line("Traceback:\\n  x\\nerror: no such op\\n\\n")
+    'error: no such op'
+    """
+    lines = [line.strip() for line in message.splitlines() if line.strip() and not line.startswith(("\t", " "))]
+    return lines[-1][:300] if lines else ""
+
+
+def _refuse_broken_weights(net: Any) -> None:
+    """Raise ConversionError for a weight that is NaN or infinite."""
+    for weight in net.weights:
+        values = np.asarray(weight)
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise ConversionError(
+                f"the weight {weight.path} of the model holds NaN or infinity",
+                next="train the model again, or load an earlier checkpoint",
+            )
+
+
+def layers(net: Any) -> Iterator[Any]:
+    """All layers of a Keras model and of the models inside it."""
+    for layer in net.layers:
+        if isinstance(layer, keras().Model):
+            yield from layers(layer)
+        else:
+            yield layer
+
+
+def _rnns(layer: Any) -> list[Any]:
+    """The RNN layers a layer is or wraps (Bidirectional, TimeDistributed)."""
+    rnn = keras().layers.RNN
+    parts = [layer, *(getattr(layer, n, None) for n in ("forward_layer", "backward_layer", "layer"))]
+    return [part for part in parts if isinstance(part, rnn)]
+
+
+def has_rnn(net: Any) -> bool:
+    """Whether a layer runs over time in a loop."""
+    return any(_rnns(layer) for layer in layers(net))
+
+
+def _unrolled(net: Any) -> Any:
+    """A copy with every RNN unrolled: its loop (a WHILE) cannot be statically quantized, and crashes LiteRT's tools."""
+    for layer in layers(net):
+        if _rnns(layer) and any(t.shape[1] is None for t in keras().tree.flatten(layer.input)):
+            raise UsageError(
+                f"the layer '{layer.name}' ({type(layer).__name__}) takes sequences of any length, and static "
+                "quantization needs a fixed one",
+                next="give the model's input a fixed number of steps, or use --quantize dynamic",
+            )
+
+    def copy(layer: Any) -> Any:
+        config = layer.get_config()
+        return type(layer).from_config(_with_unroll(config) if _rnns(layer) else config)
+
+    clone = keras().models.clone_model(net, clone_function=copy, recursive=True)
+    clone.set_weights(net.get_weights())
+    return clone
+
+
+def _with_unroll(config: Any) -> Any:
+    """A layer's config with every `unroll` set, also in the layers it wraps.
+
+    >>> _with_unroll({"layer": {"config": {"unroll": False, "units": 2}}})
+    {'layer': {'config': {'unroll': True, 'units': 2}}}
+    """
+    if isinstance(config, dict):
+        return {key: True if key == "unroll" else _with_unroll(value) for key, value in config.items()}
+    return config
