@@ -131,7 +131,8 @@ def resize_bilinear(x: Array, size: tuple[int, int]) -> Array:
 @lru_cache(maxsize=64)
 def _interpolation(have: int, want: int, axis: int) -> tuple[Array, Array, Array]:
     """Lower and upper source index `[want]`, and the weight of the upper one, shaped to broadcast along `axis` of 4."""
-    at = np.clip((np.arange(want) + 0.5) * (have / want) - 0.5, 0, have - 1)
+    at = (np.arange(want, dtype=np.float32) + np.float32(0.5)) * np.float32(have / want) - np.float32(0.5)
+    at = np.clip(at, 0, have - 1)
     low = np.floor(at).astype(np.intp)
     weight = (at - low).astype(np.float32)
     return low, np.minimum(low + 1, have - 1), weight.reshape([-1 if a == axis else 1 for a in range(4)])
