@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from .artifact import Array, Artifact, TensorSpec
-from .errors import DataError, MissingDependencyError, ModelError, TargetError
+from .errors import DataError, MissingDependencyError, ModelError, TargetError, UsageError
 
 Shape = tuple[int | None, ...]  # None: any length
+Errors = tuple[type[Exception], ...]
 BATCH = 64  # inputs at once in `predict`, where the file takes any number
 
 
@@ -27,24 +28,29 @@ class Engine(ABC):
     Not for use from several threads at once. `batch` is the number of samples the file takes in one call (None: any).
     """
 
-    def __init__(self, artifact: Artifact, shapes: Sequence[Shape], one_by_one: bool) -> None:
+    def __init__(self, artifact: Artifact, shapes: Sequence[Shape], errors: Errors, *, one_by_one: bool) -> None:
         self.artifact = artifact
         self.inputs = artifact.inputs
         self.outputs = artifact.outputs
+        self.closed = False
+        self.errors = errors  # what the interpreter raises
         self.shapes = tuple(shapes)  # of the inputs, as the file has them
         lengths = {s[0] for s in shapes if s}
         open_batch = 1 if one_by_one else None
         self.batch = next(iter(lengths)) or open_batch if len(lengths) == 1 else 1
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Outputs by name. `inputs` are one batch or, along their first axis, any number of samples.
+        """Outputs by name. `inputs` are one batch or, along their first axis, any number of independent samples.
 
+        The state of a stateful file lives on from one call to the next; samples of one call do not see each other's.
         Raises DataError for a name, dtype or shape the file does not take, TargetError when the interpreter fails.
         """
         return self.timed(inputs)[0]
 
     def timed(self, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], int]:
         """`run`, and the nanoseconds the interpreter itself took (not: copying in and out, where it can be told apart)."""
+        if self.closed:
+            raise UsageError(f"{self.artifact.path.name} was closed", next="open it again")
         feed = self._checked(inputs)
         count = self._samples(feed)
         whole = [a.shape == s for a, s in zip(feed, self.shapes, strict=True)]
@@ -57,8 +63,8 @@ class Engine(ABC):
             return self._once(feed)
         size, elapsed, parts = self.batch, 0, []
         for start in range(0, count, size):
-            chunk = [_chunk(a, start, size) for a in feed]
-            part, took = self._once(chunk)
+            self.reset()
+            part, took = self._once([_chunk(a, start, size) for a in feed])
             parts.append(part)
             elapsed += took
         if len(parts) == 1:
@@ -107,8 +113,12 @@ class Engine(ABC):
         """One call of the interpreter: outputs in order, nanoseconds."""
 
     @abstractmethod
+    def reset(self) -> None:
+        """Clear the variables of a stateful file (streaming, fused RNNs)."""
+
     def close(self) -> None:
         """Free the interpreter."""
+        self.closed = True
 
     def __enter__(self) -> Engine:
         return self
@@ -153,37 +163,39 @@ class TfliteEngine(Engine):
         found_in, found_out = self.interpreter.get_input_details(), self.interpreter.get_output_details()
         signature = _signature(self.interpreter)
         details = _match(artifact, artifact.inputs, found_in, signature.get("inputs", []))
-        self._out = [d["index"] for d in _match(artifact, artifact.outputs, found_out, signature.get("outputs", []))]
-        self._in = [d["index"] for d in details]
+        self.output_indices = [
+            d["index"] for d in _match(artifact, artifact.outputs, found_out, signature.get("outputs", []))
+        ]
+        self.input_indices = [d["index"] for d in details]
         self._now = [tuple(map(int, d["shape"])) for d in details]
-        super().__init__(artifact, [_tflite_shape(d) for d in details], one_by_one=True)
+        super().__init__(artifact, [_tflite_shape(d) for d in details], (RuntimeError, ValueError), one_by_one=True)
 
     def _once(self, feed: list[Array]) -> tuple[list[Array], int]:
         interpreter = self.interpreter
         try:
             self._resize([a.shape for a in feed])
-            for index, x in zip(self._in, feed, strict=True):
+            for index, x in zip(self.input_indices, feed, strict=True):
                 interpreter.set_tensor(index, x)
             start = time.perf_counter_ns()
             interpreter.invoke()
             elapsed = time.perf_counter_ns() - start
-            return [interpreter.get_tensor(i) for i in self._out], elapsed
-        except (RuntimeError, ValueError) as error:
-            raise _run_failed(self.artifact.path, error) from error
+            return [interpreter.get_tensor(i) for i in self.output_indices], elapsed
+        except self.errors as error:
+            raise run_failed(self.artifact.path, error) from error
 
     def _resize(self, shapes: list[tuple[int, ...]]) -> None:
         if shapes == self._now:
             return
-        for index, shape in zip(self._in, shapes, strict=True):
+        for index, shape in zip(self.input_indices, shapes, strict=True):
             self.interpreter.resize_tensor_input(index, shape, strict=True)
         self.interpreter.allocate_tensors()
         self._now = shapes
 
     def reset(self) -> None:
-        """Clear the variables of a stateful network (streaming, fused RNNs)."""
         self.interpreter.reset_all_variables()
 
     def close(self) -> None:
+        super().close()
         self.interpreter = None
 
 
@@ -333,7 +345,7 @@ class OnnxEngine(Engine):
         shapes = {node.name: _onnx_shape(node) for node in found_in}
         self._in = [s.inside for s in artifact.inputs]
         self._out = [s.inside for s in artifact.outputs]
-        super().__init__(artifact, [shapes[name] for name in self._in], one_by_one=False)
+        super().__init__(artifact, [shapes[name] for name in self._in], onnx_errors(), one_by_one=False)
 
     def _once(self, feed: list[Array]) -> tuple[list[Array], int]:
         named = dict(zip(self._in, feed, strict=True))
@@ -341,10 +353,14 @@ class OnnxEngine(Engine):
             start = time.perf_counter_ns()
             outputs = self.session.run(self._out, named)
             return outputs, time.perf_counter_ns() - start
-        except onnx_errors() as error:
-            raise _run_failed(self.artifact.path, error) from error
+        except self.errors as error:
+            raise run_failed(self.artifact.path, error) from error
+
+    def reset(self) -> None:
+        """Nothing: an .onnx file keeps no state."""
 
     def close(self) -> None:
+        super().close()
         self.session = None
 
 
@@ -440,7 +456,7 @@ def _describe_onnx(path: Path) -> Artifact:
 # --- either
 
 
-def one_sentence(reason: str, limit: int = 240) -> str:
+def one_sentence(reason: str, limit: int = 160) -> str:
     """What a library said, on one line and not too long.
 
     >>> one_sentence("[ONNXRuntimeError] : 7 : INVALID_PROTOBUF : Protobuf parsing failed.\\n")
@@ -450,7 +466,8 @@ def one_sentence(reason: str, limit: int = 240) -> str:
     return text if len(text) <= limit else f"{text[:limit]}..."
 
 
-def _run_failed(path: Path, error: Exception) -> TargetError:
+def run_failed(path: Path, error: Exception) -> TargetError:
+    """The error for an interpreter that opened a file and then could not run it."""
     return TargetError(
         f"{path.name} cannot be run: the interpreter says '{one_sentence(str(error))}'",
         next="check it with `edgedl inspect`, or convert the model again",
@@ -515,6 +532,7 @@ def predict(source: Artifact | Engine, inputs: Mapping[str, Array], *, threads: 
     specs = {s.name: s for s in source.inputs}
     parts = []
     for start in range(0, max(count, 1), BATCH):
+        source.reset()
         feed = {k: x[start : start + BATCH] if x.ndim else x for k, x in inputs.items()}
         parts.append(source.run({k: to_input(specs[k], x) if k in specs else x for k, x in feed.items()}))
     return {s.name: s.dequantize(_together([p[s.name] for p in parts])) for s in source.outputs}
