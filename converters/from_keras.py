@@ -1,0 +1,154 @@
+"""`.keras`, Keras 3 `.h5` and Keras 2 `.h5` files as one Keras 3 functional model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..artifact import TensorSpec
+from ..errors import MissingDependencyError, ModelError
+from ..model import Model
+from ._frameworks import keras, tensorflow, tf_keras
+from ._keras_config import CONTAINERS, CUSTOM, Entry, cannot_load, entries, refuse_code, refuse_unknown
+from ._keras_files import AGAIN, FAILURES, read_h5_config, read_keras_zip, reason, with_suffix
+from ._rebuild import rebuild
+from ._rebuild_layers import OTHER_PROGRAMS, explain, hard_sigmoid
+
+HALF = ("float16", "bfloat16", "float64")
+
+
+def load_keras(path: Path, *, allow_unsafe: bool = False) -> Model:
+    """A `.keras` file, of Keras 3 or of tf_keras. Raises ModelError, UnsafeModelError, MissingDependencyError."""
+    config, version = read_keras_zip(path)
+    return _load(path, config, version, ".keras", allow_unsafe)
+
+
+def load_h5(path: Path, *, allow_unsafe: bool = False) -> Model:
+    """An `.h5` file of Keras 3, 2 or 1. Raises ModelError, UnsafeModelError, MissingDependencyError."""
+    config, version = read_h5_config(path)
+    return _load(path, config, version, ".h5", allow_unsafe)
+
+
+def _load(path: Path, config: Any, version: str, suffix: str, allow_unsafe: bool) -> Model:
+    if not isinstance(config, dict) or not isinstance(config.get("class_name"), str):
+        raise ModelError(f"{path} is damaged: its config does not describe a model", next=AGAIN)
+    try:
+        refuse_code(path, config, allow_unsafe=allow_unsafe)
+        if version.startswith("3."):
+            refuse_unknown(path, config, _unknown_keras3)
+            net = _load_keras3(path, suffix, allow_unsafe)
+            return as_model(net, path, f"Keras {version}")
+        refuse_unknown(path, config, lambda e: explain(e, allow_unsafe=allow_unsafe))
+    except RecursionError as error:
+        raise ModelError(f"{path} is damaged: its config is nested too deeply", next=AGAIN) from error
+    return from_keras2(path, lambda: _load_keras2(path, suffix), version or "1")
+
+
+def _unknown_keras3(entry: Entry) -> str:
+    """Why an object of a Keras 3 config cannot be loaded ("": it can)."""
+    if entry.class_name in OTHER_PROGRAMS:
+        return "runs a program of another framework"
+    if entry.registered_name and keras().saving.get_registered_object(entry.registered_name) is not None:
+        return ""
+    config = entry.config if isinstance(entry.config, dict) else {}
+    if entry.is_layer and config.get("data_format") == "channels_first":
+        return "has its channels first (NCHW); build the model with data_format='channels_last' and copy the weights"
+    if entry.module.partition(".")[0] in ("keras", "builtins"):
+        return ""
+    if not entry.module and (not entry.is_layer or entry.class_name in CONTAINERS):
+        return ""
+    if not entry.module and hasattr(keras().layers, entry.class_name):
+        return ""
+    return "is a class that Keras does not have"
+
+
+def _load_keras3(path: Path, suffix: str, allow_unsafe: bool) -> Any:
+    hard_sigmoid()  # registers what a rebuilt model may hold
+    try:
+        with with_suffix(path, suffix) as file:
+            return keras().models.load_model(file, compile=False, safe_mode=not allow_unsafe)
+    except (*FAILURES, tensorflow().errors.OpError) as error:
+        raise cannot_load(path, [f"Keras {keras().__version__} says: {reason(error)}"], AGAIN_OR_CUSTOM) from error
+
+
+AGAIN_OR_CUSTOM = f"{AGAIN}, and if that does not help, {CUSTOM}"
+
+
+def _load_keras2(path: Path, suffix: str) -> Any:
+    with with_suffix(path, suffix) as file:
+        return tf_keras().models.load_model(file, compile=False)
+
+
+def from_keras2(path: Path, load: Callable[[], Any], version: str) -> Model:
+    """What `load` reads with tf_keras, rebuilt in Keras 3. The file must have been looked at before."""
+    try:
+        source = load()
+    except (MissingDependencyError, ModelError):
+        raise
+    except (*FAILURES, tensorflow().errors.OpError) as error:
+        raise cannot_load(path, [f"tf_keras says: {reason(error)}"], AGAIN_OR_CUSTOM) from error
+    net = rebuild(source, path)
+    notes = []
+    if any(getattr(layer, "stateful", False) for layer in source.layers):
+        notes.append("its recurrent layers kept state between calls; they now start anew at every call")
+    return as_model(net, path, f"Keras {version}, rebuilt in Keras {keras().__version__}", notes)
+
+
+def as_model(net: Any, path: Path, how: str, notes: list[str] | None = None) -> Model:
+    """A Keras 3 model as a Model: one functional graph, any batch size, float32."""
+    net, more = functional(net, path)
+    names = _unique(net.output_names)
+    return Model(
+        net,
+        inputs=tuple(TensorSpec(t.name, tuple(t.shape), t.dtype) for t in net.inputs),
+        outputs=tuple(TensorSpec(n, tuple(t.shape), t.dtype) for n, t in zip(names, net.outputs, strict=True)),
+        history=(f"loaded {path.name} ({how})",),
+        notes=(*(notes or []), *more),
+    )
+
+
+def _unique(names: list[str]) -> list[str]:
+    """Each name once: a layer with two outputs gives its name to both."""
+    return [n if names.count(n) == 1 else f"{n}_{names[:i].count(n)}" for i, n in enumerate(names)]
+
+
+def functional(net: Any, path: Path) -> tuple[Any, list[str]]:
+    """The model as a plain functional one with lists of inputs and outputs, and notes on what had to be changed."""
+    if not getattr(net, "inputs", None):
+        raise ModelError(
+            f"cannot load {path}: the model '{net.name}' ({type(net).__name__}) has no graph of layers, because it was "
+            "built by subclassing or never called",
+            next="build it with keras.Input(...) and keras.Model(inputs, outputs), copy the weights, and save it again",
+        )
+    notes = []
+    if any(layer.compute_dtype in HALF for layer in net.layers):
+        notes.append("it computed in half or double precision; it was loaded as float32")
+    if notes or any(t.shape[0] is not None or t.dtype in HALF for t in net.inputs):
+        return _retraced(net), notes
+    if type(net).__name__ == "Functional" and _is_flat(net._inputs_struct) and _is_flat(net._outputs_struct):
+        return net, notes
+    return keras().Model(list(net.inputs), list(net.outputs), name=net.name), notes
+
+
+def _is_flat(structure: Any) -> bool:
+    tensor = keras().KerasTensor
+    return isinstance(structure, tensor) or (
+        isinstance(structure, list) and all(isinstance(t, tensor) for t in structure)
+    )
+
+
+def _retraced(net: Any) -> Any:
+    """A copy in float32 with a batch of any size."""
+    inputs = [keras().Input(t.shape[1:], dtype="float32" if t.dtype in HALF else t.dtype, name=t.name) for t in net.inputs]  # fmt: skip
+    plain = keras().Model(list(net.inputs), list(net.outputs), name=net.name)
+    policy = keras().dtype_policies.DTypePolicy("float32")
+
+    def clone(layer: Any) -> Any:
+        if hasattr(layer, "layers"):
+            return keras().models.clone_model(layer, clone_function=clone)
+        return layer.__class__.from_config({**layer.get_config(), "dtype": policy})
+
+    copy = keras().models.clone_model(plain, input_tensors=inputs, clone_function=clone)
+    copy.set_weights(plain.get_weights())
+    return copy

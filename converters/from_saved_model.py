@@ -1,0 +1,106 @@
+"""SavedModel folders that Keras 2 wrote, as one Keras 3 functional model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import ModelError, UnsafeModelError
+from ..model import Model
+from ._frameworks import tensorflow, tf_keras
+from ._keras_config import refuse_code, refuse_unknown
+from ._keras_files import AGAIN, MAX_BYTES, parse_json, reason
+from ._rebuild_layers import explain
+from .from_keras import from_keras2
+
+FILE_OPS = frozenset(  # operations that leave the graph: files, Python, the network
+    "ReadFile WriteFile MatchingFiles PyFunc PyFuncStateless EagerPyFunc LoadLibrary WholeFileReader "
+    "WholeFileReaderV2 Save SaveSlices DatasetToGraphV2 RpcCall Copy CopyHost DebugIdentity PrintV2".split()
+)
+METRIC = "_tf_keras_metric"  # the only Keras object in a SavedModel that is not a layer
+ROOTS = ("_tf_keras_network", "_tf_keras_sequential", "_tf_keras_model")
+OTHER_WAYS = (
+    "load it where it was made and save it with model.save('model.keras') or, in Keras 2, model.save('model.h5')"
+)
+
+
+def load_saved_model(path: Path, *, allow_unsafe: bool = False) -> Model:
+    """A SavedModel with the configs of its Keras layers. Raises ModelError, UnsafeModelError, MissingDependencyError."""
+    proto = _read(path)
+    metadata = list(_keras_objects(path, proto))
+    if not any(identifier in ROOTS for identifier, _ in metadata):
+        raise _without_keras(path, proto)
+    configs = [config for _, config in metadata]
+    try:
+        refuse_code(path, configs, allow_unsafe=allow_unsafe)
+        refuse_unknown(path, configs, lambda e: explain(e, allow_unsafe=allow_unsafe))
+    except RecursionError as error:
+        raise ModelError(f"{path} is damaged: its config is nested too deeply", next=AGAIN) from error
+    _refuse_file_ops(path, proto)
+    version = next((str(c["keras_version"]) for c in configs if isinstance(c, dict) and "keras_version" in c), "2")
+    return from_keras2(path, lambda: tf_keras().models.load_model(str(path), compile=False), f"{version} SavedModel")
+
+
+def _read(path: Path) -> Any:
+    """The parsed saved_model.pb."""
+    tensorflow()
+    from google.protobuf.message import DecodeError
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    file = path / "saved_model.pb"
+    outside = [f for f in path.rglob("*") if f.is_symlink() and not f.resolve().is_relative_to(path.resolve())]
+    if outside:
+        raise ModelError(f"{path} is refused: {outside[0].name} in it is a link to elsewhere", next="copy the files")
+    if sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) > MAX_BYTES:
+        raise ModelError(f"{path} is larger than {MAX_BYTES:,} bytes", next="save the model without its optimizer")
+    proto = saved_model_pb2.SavedModel()
+    try:
+        proto.ParseFromString(file.read_bytes())
+    except (OSError, DecodeError, ValueError) as error:
+        raise ModelError(f"{file} is damaged ({reason(error)})", next=AGAIN) from error
+    if not proto.meta_graphs:
+        raise ModelError(f"{file} is damaged: it holds no graph", next=AGAIN)
+    return proto
+
+
+def _keras_objects(path: Path, proto: Any) -> Iterator[tuple[str, Any]]:
+    """(identifier, metadata) of the Keras objects: in keras_metadata.pb since TensorFlow 2.5, before that in the graph."""
+    separate = path / "keras_metadata.pb"
+    if separate.is_file():
+        from google.protobuf.message import DecodeError
+        from tf_keras.protobuf import saved_metadata_pb2
+
+        found = saved_metadata_pb2.SavedMetadata()
+        try:
+            found.ParseFromString(separate.read_bytes())
+        except (OSError, DecodeError, ValueError) as error:
+            raise ModelError(f"{separate} is damaged ({reason(error)})", next=AGAIN) from error
+        pairs = [(node.identifier, node.metadata) for node in found.nodes]
+    else:
+        nodes = proto.meta_graphs[0].object_graph_def.nodes
+        pairs = [(n.user_object.identifier, n.user_object.metadata) for n in nodes if n.HasField("user_object")]
+    for identifier, text in pairs:
+        if identifier.startswith("_tf_keras_") and identifier != METRIC and text:
+            yield identifier, parse_json(path, f"the metadata of a Keras object ({identifier})", text)
+
+
+def _refuse_file_ops(path: Path, proto: Any) -> None:
+    graphs = [m.graph_def for m in proto.meta_graphs]
+    bodies = [g.node for g in graphs] + [f.node_def for g in graphs for f in g.library.function]
+    found = sorted({node.op for nodes in bodies for node in nodes} & FILE_OPS)
+    if found:
+        raise UnsafeModelError(
+            f"{path} is refused: its graph has operations that reach outside of it ({', '.join(found)})",
+            next="save the model again without them, or get it from a source you trust",
+        )
+
+
+def _without_keras(path: Path, proto: Any) -> ModelError:
+    signatures = sorted(k for k in proto.meta_graphs[0].signature_def if not k.startswith("__"))
+    what = f"signatures: {', '.join(signatures)}" if signatures else "no signatures"
+    return ModelError(
+        f"{path} is a SavedModel without the configs of its Keras layers ({what}): a bare TensorFlow graph, as "
+        "model.export() and tf.saved_model.save() write it, which edgedl cannot rebuild as a trainable model",
+        next=OTHER_WAYS,
+    )
