@@ -92,7 +92,7 @@ class Dataset:
             preprocessing = {k: Preprocessing.from_json(p) for k, p in data.pop("preprocessing").items()}
             data.update(labels=tuple(data["labels"]), notes=tuple(data["notes"]))
             return cls(**splits, preprocessing=preprocessing, **data)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
             raise DataError(
                 f"the data kept in {folder} is damaged ({error})", next="remove the folder and run again"
             ) from error

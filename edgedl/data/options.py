@@ -57,7 +57,7 @@ class DataOptions:
                 )
         if self.resize is not None and min(self.resize) < 1:
             raise DataError(f"data.resize is {self.resize}, which is no image", next="give height and width in pixels")
-        if self.metric != "auto":
+        if self.metric.rpartition(":")[2] != "auto":
             find_metric(self.metric)
 
     @property
