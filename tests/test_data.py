@@ -102,6 +102,16 @@ def test_a_separate_calibration_source_leaves_all_for_validation(tmp_path: Path)
     assert "same data" in get(tmp_path / "c.npz", calibration=str(tmp_path / "c.npz")).notes[0]
 
 
+def test_labels_of_a_calibration_source_need_not_be_the_models(tmp_path: Path) -> None:
+    np.savez(tmp_path / "c.npz", x=flat(30), y=np.arange(30) + 100)
+    data = get(npz(tmp_path, x=flat(), y=np.arange(50) % 10), calibration=str(tmp_path / "c.npz"))
+    assert (len(data.calibration), data.calibration.y, data.metric) == (30, None, "accuracy")
+    image_folders(tmp_path / "c", ("any",), each=4)
+    image_folders(tmp_path / "v", ("a", "b", "c"))
+    images = get(tmp_path / "v", IMAGE, THREE, calibration=str(tmp_path / "c"))
+    assert (len(images.calibration), images.labels) == (4, ("a", "b", "c"))
+
+
 def test_calibration_is_cut_from_a_training_source(tmp_path: Path) -> None:
     np.savez(tmp_path / "t.npz", x=flat(300) + 1000, y=np.arange(300) % 10)
     data = get(npz(tmp_path, x=flat(), y=np.arange(50) % 10), train=str(tmp_path / "t.npz"))

@@ -67,6 +67,8 @@ def class_numbers(names: list[str], wanted: Wanted, path: Path) -> tuple[tuple[s
     With declared labels, their order; folders named 0, 1, 2 ... are these numbers; else the alphabetical order, if there
     are as many folders as the model has classes. Raises DataError for a folder that is no class, or a doubtful order.
     """
+    if wanted.calibrating:
+        return (), list(range(len(names)))
     labels = wanted.options.labels
     shape = wanted.output.shape
     classes = max(shape[-1] or 0, 2) if shape and shape[-1] else 0

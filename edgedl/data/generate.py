@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..artifact import Array, TensorSpec
-from ..preprocess import Preprocessing
+from ..preprocess import Preprocessing, resize_bilinear
 from .dataset import Split
 from .fit import is_integer
-from .images import image_shape
+from .images import MODES, image_shape
 from .options import DataOptions
 
 SAMPLES = 64  # in each of calibration and validation
@@ -25,8 +25,8 @@ def generate(
     """Calibration and validation inputs by name, raw (before preprocessing).
 
     - integer inputs: uniform 0..`options.generated_max`, bool: 0 or 1;
-    - images (`[n, h, w, c]` with 1, 3 or 4 channels, also NCHW): noise smoothed over a 16th to a half of the image, each
-      of its own contrast, over the range that the declared preprocessing implies: 0..255 if it scales down or subtracts
+    - images (`[n, h, w, c]` with 1, 3 or 4 channels, also NCHW): bilinear noise of 2, 4 or 16 cells a side, each of its
+      own contrast, over the range that the declared preprocessing implies: 0..255 if it scales down or subtracts
       or divides by more than 1, else 0..1;
     - inputs that quantized integers stand for: uniform over what these can hold;
     - everything else: standard normal, smoothed along the first axis where there are two.
@@ -63,8 +63,9 @@ def _samples(
         top = 1 if spec.dtype == "bool" else min(options.generated_max, np.iinfo(spec.dtype).max)
         return rng.integers(0, top + 1, shape).astype(spec.dtype)
     if image_shape(spec.shape) and len(spec.shape) == 4:
-        images = _images(shape, channels_first=spec.shape[3] not in (1, 3, 4), rng=rng) * np.float32(_peak(prep))
-        return images.transpose(0, 2, 3, 1) if prep.layout == "NCHW" else images
+        first = spec.shape[3] not in MODES
+        images = _images((shape[0], *shape[2:], shape[1]) if first else shape, rng) * np.float32(_peak(prep))
+        return images.transpose(0, 3, 1, 2) if first and prep.layout != "NCHW" else images
     if spec.is_quantized:
         info = np.iinfo(spec.dtype)
         return spec.dequantize(rng.integers(info.min, info.max + 1, shape).astype(spec.dtype))
@@ -72,19 +73,15 @@ def _samples(
     return _smooth(noise, 1, 5) if len(shape) == 3 else noise
 
 
-def _images(shape: tuple[int, ...], channels_first: bool, rng: np.random.Generator) -> Array:
-    """Images 0..1 of the given shape."""
-    axes = (2, 3) if channels_first else (1, 2)
+def _images(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    """Images 0..1 of the given NHWC shape."""
     out = np.empty(shape, np.float32)
-    for i in range(shape[0]):
-        image = rng.random((1, *shape[1:]), np.float32)
-        share = rng.choice([1 / 16, 1 / 4, 1 / 2])
-        for axis in axes:
-            image = _smooth(image, axis, max(1, int(shape[axis] * share)))
-        image -= image.min()
-        image /= max(float(image.max()), 1e-6)
+    for image in out:
+        cells = rng.choice([2, 4, 16], 2)
+        noise = rng.random((1, *np.minimum(cells, shape[1:3]), shape[3]), np.float32)
+        noise = (noise - noise.min()) / max(float(np.ptp(noise)), 1e-6)
         contrast = rng.uniform(0.4, 1.0)
-        out[i] = image[0] * contrast + rng.uniform(0, 1 - contrast)
+        image[...] = resize_bilinear(noise, (shape[1], shape[2]))[0] * contrast + rng.uniform(0, 1 - contrast)
     return out
 
 

@@ -41,9 +41,12 @@ def load(
     elif raw.train is not None:
         raws["train"] = raw.train
     if options.calibration:
-        raws["calibration"] = read(options.calibration, wanted)
+        raws["calibration"] = read(options.calibration, replace(wanted, calibrating=True))
     labels = _class_names(options, raws)
-    fitted = {key: _fit(found, wanted, preprocessing, labels) for key, found in raws.items()}
+    fitted = {
+        key: _fit(found, replace(wanted, calibrating=key == "calibration"), preprocessing, labels)
+        for key, found in raws.items()
+    }
     parts = {key: split for key, (split, _) in fitted.items()}
     calibration, validation, notes = _cut(parts, options, seed)
     task = fitted["source"][1]
@@ -142,7 +145,9 @@ def _class_names(options: DataOptions, raws: dict[str, Raw]) -> tuple[str, ...]:
         raise DataError("the sources have different classes", next="declare labels in [data], in the model's order")
     if found:
         return found.pop()
-    text = [raw.y for raw in raws.values() if raw.y is not None and raw.y.dtype.kind in "US"]
+    text = [
+        raw.y for key, raw in raws.items() if key != "calibration" and raw.y is not None and raw.y.dtype.kind in "US"
+    ]
     return tuple(map(str, np.unique(np.concatenate(text)))) if text else ()
 
 
@@ -164,7 +169,12 @@ def _fit(
     x = fit_inputs(raw, wanted.inputs, preprocessing)
     if raw.y is None:
         return _limited(Split(x), wanted), None
-    y, task = fit_labels(raw, raw.y, wanted.output, labels)
+    try:
+        y, task = fit_labels(raw, raw.y, wanted.output, labels)
+    except DataError:
+        if not wanted.calibrating:
+            raise
+        return _limited(Split(x), wanted), None
     return _limited(Split(x, y), wanted), task
 
 

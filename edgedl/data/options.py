@@ -23,7 +23,7 @@ class DataOptions:
     """
 
     source: str = ""
-    calibration: str = ""  # a separate source of inputs for calibration
+    calibration: str = ""  # a separate source of inputs for calibration; it needs no labels
     train: str = ""  # a separate training source
     calibration_samples: int = 200  # most that are cut from another source for calibration
     max_samples: int = 0  # most that are used of each source, chosen with the seed; 0: all

@@ -22,6 +22,7 @@ class Wanted:
     inputs: Sequence[TensorSpec]
     outputs: Sequence[TensorSpec]
     seed: int = 0
+    calibrating: bool = False  # labels only serve to choose a representative part, and need not be the model's
 
     @property
     def output(self) -> TensorSpec:
