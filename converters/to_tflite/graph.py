@@ -122,10 +122,23 @@ def new_op(model: Any, kind: str, source: int, target: int) -> Any:
 def fold(model: Any) -> None:
     """Let operators work on integers where ai-edge-quantizer put DEQUANTIZE before them and QUANTIZE after them."""
     graph = model.subgraphs[0]
+    _type_unread(graph)
     _sink_dequantize(model, graph)
+    _read_shapes(model, graph)
     _join_pairs(model, graph)
     _fold_computes(model, graph)
     _drop_unused_ops(model, graph)
+
+
+def _type_unread(graph: Any) -> None:
+    """An output nobody reads (one of a SPLIT) gets the type of the others: the quantizer leaves it float, which no
+    kernel accepts."""
+    used = set(_uses(graph)) | set(graph.outputs)
+    for op in graph.operators:
+        typed = next((graph.tensors[i] for i in op.outputs if i in used), None)
+        for i in op.outputs:
+            if typed is not None and i not in used and graph.tensors[i].type == fb.FLOAT32:
+                graph.tensors[i].type, graph.tensors[i].quantization = typed.type, typed.quantization
 
 
 def _producers(model: Any, graph: Any, kind: str) -> dict[int, Any]:
@@ -150,6 +163,14 @@ def _sink_dequantize(model: Any, graph: Any) -> None:
     graph.operators = operators
 
 
+def _read_shapes(model: Any, graph: Any) -> None:
+    """SHAPE of a dequantized tensor -> SHAPE of the integers."""
+    dequantized = {i: op.inputs[0] for i, op in _producers(model, graph, "DEQUANTIZE").items()}
+    for op in graph.operators:
+        if fb.op_name(model, op) == "SHAPE":
+            op.inputs[0] = dequantized.get(op.inputs[0], op.inputs[0])
+
+
 def _join_pairs(model: Any, graph: Any) -> None:
     """DEQUANTIZE, QUANTIZE -> one QUANTIZE between the integer tensors, or nothing where both are alike."""
     dequantized = {i: op.inputs[0] for i, op in _producers(model, graph, "DEQUANTIZE").items()}
@@ -167,11 +188,11 @@ def _join_pairs(model: Any, graph: Any) -> None:
 
 
 def _alike(one: Any, other: Any) -> bool:
-    def key(tensor: Any) -> tuple[Any, ...]:
-        q = tensor.quantization
-        return tensor.type, tuple(np.ravel(q.scale)), tuple(np.ravel(q.zeroPoint))
-
-    return key(one) == key(other)
+    """Whether two quantized tensors stand for the same values, but for the rounding of their scales."""
+    a, b = one.quantization, other.quantization
+    return bool(
+        one.type == other.type and np.array_equal(a.zeroPoint, b.zeroPoint) and np.allclose(a.scale, b.scale, rtol=1e-6)
+    )
 
 
 def _fold_computes(model: Any, graph: Any) -> None:
@@ -180,7 +201,8 @@ def _fold_computes(model: Any, graph: Any) -> None:
     uses = _uses(graph)
     for op in graph.operators:
         types = COMPUTES.get(fb.op_name(model, op), ())
-        source, after = dequantized.get(op.inputs[0]) if op.inputs else None, uses.get(op.outputs[0], [])
+        source = dequantized.get(op.inputs[0]) if types else None
+        shapes, after = _split(model, uses.get(op.outputs[0], []))
         if source is None or len(after) != 1 or op.outputs[0] in graph.outputs:
             continue
         quantize = after[0]
@@ -190,6 +212,14 @@ def _fold_computes(model: Any, graph: Any) -> None:
         if len(kinds) == 1 and kinds <= set(types):
             op.inputs[0], op.outputs[0] = source, quantize.outputs[0]
             quantize.inputs = []
+            for shape in shapes:
+                shape.inputs[0] = op.outputs[0]
+
+
+def _split(model: Any, operators: list[Any]) -> tuple[list[Any], list[Any]]:
+    """The SHAPE operators, which read no values, and the others."""
+    shapes = [op for op in operators if fb.op_name(model, op) == "SHAPE"]
+    return shapes, [op for op in operators if op not in shapes]
 
 
 def _uses(graph: Any) -> dict[int, list[Any]]:

@@ -120,7 +120,7 @@ def _carry_out(job: Job, skip: Mapping[str, str]) -> bytes:
 
 
 def _run(recipe: Any, job: Job) -> bytes:
-    ranges = write_range({**_table_ranges(job), **job.ranges})
+    ranges = write_range({**job.ranges, **_table_ranges(job)})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         result = recipe.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)

@@ -69,11 +69,12 @@ def measure(model: Any, content: bytes, plan: QuantizationPlan, feeds: Iterator[
     Raises ConversionError when the float file does not run or computes NaN on the calibration inputs.
     """
     graph = model.subgraphs[0]
+    used = {*graph.inputs, *graph.outputs, *(i for op in graph.operators for i in op.inputs)}
     bits = 16 if plan.scheme == "int16x8" else 8
     watched = {
         i: observer(plan.calibration, percentile=plan.percentile, bits=bits)
         for i, tensor in enumerate(graph.tensors)
-        if tensor.type == fb.FLOAT32 and not fb.is_constant(model, tensor)
+        if tensor.type == fb.FLOAT32 and not fb.is_constant(model, tensor) and i in used
     }
     try:
         opened = interpreter(content)
@@ -87,7 +88,11 @@ def measure(model: Any, content: bytes, plan: QuantizationPlan, feeds: Iterator[
             f"the float model does not run on the calibration inputs: {str(error).strip().splitlines()[-1]}",
             next="check that the calibration inputs have the shape and type that the model takes",
         ) from error
-    return {fb.text(graph.tensors[i].name): seen.range() for i, seen in watched.items()}
+    found = {i: seen.range() for i, seen in watched.items()}
+    for op in graph.operators:  # an output nobody reads has no values, and still needs a scale: that of the input
+        source = next((found[i] for i in op.inputs if i in found), (0.0, 1.0))
+        found |= {i: source for i in op.outputs if i not in found and graph.tensors[i].type == fb.FLOAT32}
+    return {fb.text(graph.tensors[i].name): limits for i, limits in found.items()}
 
 
 def _watch(seen: Observer, values: Array, name: str) -> None:
@@ -107,7 +112,7 @@ def _watch(seen: Observer, values: Array, name: str) -> None:
 class Trial:
     """Runs a quantized file once on a calibration input, to see whether LiteRT takes it."""
 
-    feed: Mapping[int, Array]  # by position among the inputs
+    feed: Mapping[int, Array]  # by position among the inputs; zeros where there is none
 
     def failure(self, content: bytes) -> str:
         """Why it does not run, or nothing."""
@@ -117,7 +122,11 @@ class Trial:
             opened = Interpreter(model_content=content)
             opened.allocate_tensors()
             details = opened.get_input_details()
-            run(opened, [d["index"] for d in details], [_cast(self.feed[i], d) for i, d in enumerate(details)])
+            feed = [
+                _cast(self.feed[i], d) if i in self.feed else np.zeros_like(opened.get_tensor(d["index"]))
+                for i, d in enumerate(details)
+            ]
+            run(opened, [d["index"] for d in details], feed)
         except (RuntimeError, ValueError) as error:
             return str(error).strip().splitlines()[-1]
         return ""
