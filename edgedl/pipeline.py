@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 from .artifact import Artifact
 from .errors import ConversionError, EdgedlError, MissingDependencyError, UsageError
-from .metrics import drop as metric_drop
 from .model import GRAPH_FORMATS, sniff
 from .options import everything
 from .outcome import Exported, assemble_document, deliver, measured
@@ -194,17 +193,7 @@ class Run:
             original=reference,
             folder=FOLDER,
         )
-        return Converted(artifact, verified.result, evaluated.result, self.drop(evaluated.result), stages)
-
-    def drop(self, evaluation: Mapping[str, Any]) -> float:
-        """How much worse than the original: of the metric, or of the agreement where there are no labels."""
-        metric = self.data.result["metric"]
-        if metric in evaluation["metrics"]:
-            return metric_drop(metric, self.original.result[metric], evaluation["metrics"][metric])
-        found = evaluation["agreement"]
-        if "top1_agreement" in found:
-            return 1.0 - float(found["top1_agreement"])
-        return float(10 ** (-found["sqnr_db"] / 20))
+        return Converted(artifact, verified.result, evaluated.result, evaluated.result["drop"], stages)
 
     def export(self, export: Step) -> Exported:
         """The float file of a format, the best compressed one, and all attempts."""

@@ -137,9 +137,19 @@ def _outputs(model: Model, inputs: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def score(dataset: Dataset, outputs: Mapping[str, Array]) -> dict[str, Any]:
-    """The declared metric, or nothing where there are no labels."""
+    """The declared metric first, then others of its kind; nothing where there are no labels."""
     y = dataset.validation.y
-    return {} if y is None else {dataset.metric: float(metrics.evaluate(dataset.metric, outputs, y))}
+    return {} if y is None else metrics.evaluate_all(dataset.metric, outputs, y)
+
+
+def drop(dataset: Dataset, before: Mapping[str, Array], after: Mapping[str, Array]) -> float:
+    """How much worse than the original: of the metric, or without labels of the agreement with the original's outputs."""
+    metric, y = dataset.metric, dataset.validation.y
+    if y is None:
+        reference = before[metrics.output_name(metric, before)]
+        return metrics.drop(metric, 1.0, metrics.evaluate(metric, after, reference))
+    was, now = (metrics.evaluate(metric, outputs, y) for outputs in (before, after))
+    return metrics.drop(metric, was, now)
 
 
 def convert(
@@ -199,6 +209,7 @@ def evaluate(path: str, data: str, original: str, folder: str) -> dict[str, Any]
     before = load_arrays(Path(original) / "validation.npz")
     return {
         "metrics": score(dataset, outputs),
+        "drop": drop(dataset, before, outputs),
         "agreement": agreement(before, outputs),
         "per_class": per_class(dataset, before, outputs),
     }
@@ -219,7 +230,7 @@ def agreement(before: Mapping[str, Array], after: Mapping[str, Array]) -> dict[s
 
 def per_class(dataset: Dataset, before: Mapping[str, Array], after: Mapping[str, Array]) -> list[dict[str, Any]]:
     """Accuracy of each class before and after, where the task is classification."""
-    y, first = dataset.validation.y, next(iter(before))
+    y, first = dataset.validation.y, metrics.output_name(dataset.metric, before)
     if y is None or dataset.metric.rpartition(":")[2] not in ("accuracy", "f1") or before[first].ndim != 2:
         return []
     classes = max(before[first].shape[-1], 2)

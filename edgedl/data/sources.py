@@ -20,6 +20,7 @@ from .options import unreadable
 from .raw import Raw, Wanted, assign
 from .tables import read_table
 
+DIGITS_TRAIN = 1197  # the first digits, for training
 READABLE = ".npz, .npy, 'x.npy,y.npy', .csv, .tsv, a folder of images or WAVs, 'module:function' or 'digits'"
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _RAISED = (
@@ -72,14 +73,19 @@ def _read_file(path: Path, wanted: Wanted) -> Raw:
 
 
 def read_digits(wanted: Wanted) -> Raw:
-    """The 1,797 handwritten digits, 8x8, of scikit-learn: `x` float32 0..16 `[n, 8, 8, 1]`, `y` 0..9."""
+    """The 1,797 handwritten digits, 8x8, of scikit-learn: `x` float32 0..16 `[n, 8, 8, 1]`, `y` 0..9.
+
+    The last 600, which other people wrote, are validation; the rest is the training part.
+    """
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise MissingDependencyError("the digits come with scikit-learn", next="pip install scikit-learn") from error
     spec = wanted.single_input("'digits'", "a set of images")
     x, y = load_digits(return_X_y=True)
-    return Raw("digits", {spec.name: x.astype(np.float32).reshape(-1, 8, 8, 1)}, y.astype(np.int64))
+    x, y = x.astype(np.float32).reshape(-1, 8, 8, 1), y.astype(np.int64)
+    train = Raw("digits (training part)", {spec.name: x[:DIGITS_TRAIN]}, y[:DIGITS_TRAIN])
+    return Raw("digits", {spec.name: x[DIGITS_TRAIN:]}, y[DIGITS_TRAIN:], train=train)
 
 
 def read_function(source: str, wanted: Wanted) -> Raw:
