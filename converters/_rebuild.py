@@ -87,12 +87,13 @@ class _Replay:
         except FAILURES as error:
             self.problems.append(f"layer '{layer.name}' ({type(layer).__name__}) cannot be rebuilt: {reason(error)}")
             return
-        found = result if isinstance(result, (list, tuple)) and len(flat.flatten(node.outputs)) != 1 else [result]
-        tensors.update(zip((id(t) for t in flat.flatten(node.outputs)), flat.flatten(found), strict=False))
+        ids = [id(t) for t in flat.flatten(node.outputs)]
+        single = result[0] if isinstance(result, list) and len(result) == 1 else result
+        tensors.update(zip(ids, [single] if len(ids) == 1 else flat.flatten(result), strict=True))
 
     def _call(self, layer: Any, args: Any, kwargs: Any) -> Any:
         if type(layer).__name__ in FUNCTIONS:
-            return call_op(layer.symbol, *args, **{k: v for k, v in kwargs.items() if k != "name"})
+            return call_op(layer.symbol, *args, **kwargs)
         made = self._layer(layer)
         if made is None:
             raise ModelError("the model inside it cannot be rebuilt")

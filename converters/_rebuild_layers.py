@@ -30,7 +30,7 @@ RENAMED = {
     "SeparableConvolution2D": "SeparableConv2D",
 }
 AUGMENTATION = frozenset(  # layers that do nothing but in training, and do not exist or draw other numbers in Keras 3
-    f"Random{what}" for what in "Flip Rotation Zoom Translation Contrast Brightness Height Width".split()
+    f"Random{what}" for what in ("Flip", "Rotation", "Zoom", "Translation", "Contrast", "Brightness", "Height", "Width")
 )
 WORDS = frozenset({"StringLookup", "IntegerLookup", "TextVectorization", "Hashing", "HashedCrossing", "Discretization"})
 FUNCTIONS = frozenset({"TFOpLambda", "SlicingOpLambda"})
@@ -88,7 +88,9 @@ def from_config(class_name: str, config: dict[str, Any]) -> Any:
         values[key] = _value(key, value)
     if "stateful" in values:
         values["stateful"] = False
-    return cls(**values)
+    made = cls(**values)
+    made.trainable = bool(config.get("trainable", True))
+    return made
 
 
 def _renamed(class_name: str, config: dict[str, Any]) -> dict[str, Any]:
@@ -122,7 +124,7 @@ def _parameters(cls: Any) -> frozenset[str]:
         names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
-    return frozenset(names - {"self", "args", "kwargs", "activity_regularizer"} | {"trainable"})
+    return frozenset(names - {"self", "args", "kwargs", "activity_regularizer", "trainable"})
 
 
 def _normalization(layer: Any) -> Any:
@@ -144,13 +146,12 @@ def _normalization(layer: Any) -> Any:
 def hard_sigmoid() -> Callable[[Any], Any]:
     """Keras 2's hard sigmoid, clip(0.2 x + 0.5, 0, 1); that of Keras 3 has a slope of 1/6."""
 
-    @keras().saving.register_keras_serializable(package="edgedl", name="hard_sigmoid_keras2")
     def hard_sigmoid_keras2(x: Any) -> Any:
         ops = keras().ops
         return ops.clip(ops.add(ops.multiply(x, 0.2), 0.5), 0.0, 1.0)
 
-    function: Callable[[Any], Any] = hard_sigmoid_keras2
-    return function
+    keras().saving.register_keras_serializable(package="edgedl")(hard_sigmoid_keras2)
+    return hard_sigmoid_keras2
 
 
 def activation(value: Any) -> Any:

@@ -10,7 +10,7 @@ from ..artifact import TensorSpec
 from ..errors import MissingDependencyError, ModelError
 from ..model import Model
 from ._frameworks import keras, tensorflow, tf_keras
-from ._keras_config import CONTAINERS, CUSTOM, Entry, cannot_load, entries, refuse_code, refuse_unknown
+from ._keras_config import CONTAINERS, CUSTOM, Entry, cannot_load, refuse_code, refuse_unknown
 from ._keras_files import AGAIN, FAILURES, read_h5_config, read_keras_zip, reason, with_suffix
 from ._rebuild import rebuild
 from ._rebuild_layers import OTHER_PROGRAMS, explain, hard_sigmoid
@@ -42,7 +42,7 @@ def _load(path: Path, config: Any, version: str, suffix: str, allow_unsafe: bool
         refuse_unknown(path, config, lambda e: explain(e, allow_unsafe=allow_unsafe))
     except RecursionError as error:
         raise ModelError(f"{path} is damaged: its config is nested too deeply", next=AGAIN) from error
-    return from_keras2(path, lambda: _load_keras2(path, suffix), version or "1")
+    return from_keras2(path, lambda: _load_keras2(path, suffix, allow_unsafe), version or "1")
 
 
 def _unknown_keras3(entry: Entry) -> str:
@@ -75,9 +75,9 @@ def _load_keras3(path: Path, suffix: str, allow_unsafe: bool) -> Any:
 AGAIN_OR_CUSTOM = f"{AGAIN}, and if that does not help, {CUSTOM}"
 
 
-def _load_keras2(path: Path, suffix: str) -> Any:
+def _load_keras2(path: Path, suffix: str, allow_unsafe: bool) -> Any:
     with with_suffix(path, suffix) as file:
-        return tf_keras().models.load_model(file, compile=False)
+        return tf_keras().models.load_model(file, compile=False, safe_mode=not allow_unsafe)
 
 
 def from_keras2(path: Path, load: Callable[[], Any], version: str) -> Model:
@@ -147,7 +147,8 @@ def _retraced(net: Any) -> Any:
     def clone(layer: Any) -> Any:
         if hasattr(layer, "layers"):
             return keras().models.clone_model(layer, clone_function=clone)
-        return layer.__class__.from_config({**layer.get_config(), "dtype": policy})
+        config = layer.get_config()
+        return layer.__class__.from_config({**config, "dtype": policy} if "dtype" in config else config)
 
     copy = keras().models.clone_model(plain, input_tensors=inputs, clone_function=clone)
     copy.set_weights(plain.get_weights())

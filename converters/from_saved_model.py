@@ -14,9 +14,9 @@ from ._keras_files import AGAIN, MAX_BYTES, parse_json, reason
 from ._rebuild_layers import explain
 from .from_keras import from_keras2
 
-FILE_OPS = frozenset(  # operations that leave the graph: files, Python, the network
-    "ReadFile WriteFile MatchingFiles PyFunc PyFuncStateless EagerPyFunc LoadLibrary WholeFileReader "
-    "WholeFileReaderV2 Save SaveSlices DatasetToGraphV2 RpcCall Copy CopyHost DebugIdentity PrintV2".split()
+FILE_OPS = frozenset(  # operations that leave the graph: files, Python, other programs
+    {"ReadFile", "WriteFile", "MatchingFiles", "WholeFileReader", "WholeFileReaderV2", "Save", "SaveSlices"}
+    | {"PyFunc", "PyFuncStateless", "EagerPyFunc", "LoadLibrary", "RpcCall", "DatasetToGraphV2", "DebugIdentity"}
 )
 METRIC = "_tf_keras_metric"  # the only Keras object in a SavedModel that is not a layer
 ROOTS = ("_tf_keras_network", "_tf_keras_sequential", "_tf_keras_model")
