@@ -515,6 +515,11 @@ def open_engine(artifact: Artifact, *, threads: int = 1, reference: bool = False
     return _ENGINES[format_of(artifact.path)](artifact, threads, reference)
 
 
+def preload(format: str) -> None:
+    """Import the interpreter of a format, so that a later `open_engine` is not charged for it."""
+    _tflite_module() if format == "tflite" else _ort()
+
+
 def to_input(spec: TensorSpec, x: Array) -> Array:
     """Real values -> what the file takes. An array in a quantized input's own integer dtype is taken as quantized already."""
     return x if x.dtype.name == spec.dtype else spec.quantize(x)
