@@ -55,7 +55,8 @@ class ToOnnx:
 
     def _prepared(self, proto: Any, plan: QuantizationPlan) -> Any:
         """The float model in the opset the plan needs, with constants and BatchNormalization folded."""
-        from .export import folded, raised
+        from .export import raised
+        from .fold import folded
         from .quantize import WIDE_OPSET
 
         wide = {"int16x8", "int4-weight-only"} & {plan.scheme, *plan.overrides.values()} or plan.io == "int16"

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,8 +15,10 @@ from ...artifact import TensorSpec
 from ...errors import ConversionError, EdgedlError, MissingDependencyError, UsageError
 from ...model import GraphFile, Model
 from .. import _onnx
-from .graph import opset, tidy
-from .layers import Marks, marked
+from .graph import opset
+
+if TYPE_CHECKING:
+    from .layers import Marks
 
 LOWEST_OPSET = 13  # the first with per-channel DequantizeLinear
 
@@ -89,30 +91,12 @@ def raised(proto: Any, version: int) -> Any:
     return done
 
 
-def folded(proto: Any, folder: Path) -> Any:
-    """The model after ONNX Runtime's basic optimizations: constants and BatchNormalization folded, MatMul + Add as Gemm."""
-    ort = _onnx.onnxruntime()
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    file = folder / "folded.onnx"
-    options.optimized_model_filepath = str(file)
-    try:
-        ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except _onnx.runtime_errors() as error:
-        raise ConversionError(
-            f"ONNX Runtime cannot load the model: {_onnx.last_line(error)}",
-            next="check the model with onnx.checker, or export it again",
-        ) from error
-    done = tidy(_onnx.onnx().load_model(str(file)))
-    return proto if _onnx.foreign_ops(done) else done
-
-
 # --- Keras
 
 
 def _from_keras(model: Model, version: int) -> Any:
     from .._frameworks import keras, tensorflow
+    from .layers import marked
 
     tf, k = tensorflow(), keras()
     try:

@@ -29,6 +29,8 @@ class Graph:
         self.inner = {name for g in list(_onnx.graphs(model.graph))[1:] for n in g.node for name in n.input}
         info = _onnx.inferred(model).graph
         self.info = {v.name: v for v in (*info.value_info, *info.input, *info.output)}
+        self.added: dict[bytes, str] = {}  # by content: a scale or a zero point is stored once
+        self.count: dict[str, int] = defaultdict(int)
         self.taken = {*self.constants, *self.producer, *self.inputs}
 
     def is_float(self, name: str) -> bool:
@@ -47,11 +49,11 @@ class Graph:
         return _onnx.array(self.constants[name]) if name in self.constants else None
 
     def unique(self, name: str) -> str:
-        """`name`, or `name_1` ... where that is taken."""
-        found, n = name, 0
+        """`name`, or `name1` ... where that is taken."""
+        found = name
         while found in self.taken:
-            n += 1
-            found = f"{name}_{n}"
+            self.count[name] += 1
+            found = f"{name}{self.count[name]}"
         self.taken.add(found)
         return found
 
@@ -59,7 +61,10 @@ class Graph:
         """Add an initializer (a numpy array, or a TensorProto that is renamed) under a free name; returns the name."""
         o = _onnx.onnx()
         tensor = o.numpy_helper.from_array(np.asarray(value)) if not isinstance(value, o.TensorProto) else value
-        tensor.name = self.unique(name)
+        key = tensor.SerializeToString()
+        if key in self.added:
+            return self.added[key]
+        tensor.name = self.added[key] = self.unique(name)
         self.constants[tensor.name] = tensor
         self.model.graph.initializer.append(tensor)
         return str(tensor.name)
@@ -121,6 +126,36 @@ def tidy(model: Any) -> Any:
             node.name = f"{node.name or node.op_type}_{i}"
         names.add(node.name)
     return model
+
+
+def in_order(model: Any) -> Any:
+    """The model with its nodes after what they read, as ONNX wants them."""
+    nodes = list(model.graph.node)
+    makes = {name for node in nodes for name in node.output}
+    done: set[str] = set()
+    ordered: list[Any] = []
+    while nodes:
+        ready = [n for n in nodes if all(name not in makes or name in done for name in reads(n))]
+        if not ready:
+            raise ValueError("the graph has a cycle")
+        done.update(name for n in ready for name in n.output)
+        ordered += ready
+        taken = {id(n) for n in ready}
+        nodes = [n for n in nodes if id(n) not in taken]
+    kept = [_onnx.onnx().NodeProto.FromString(n.SerializeToString()) for n in ordered]
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+    return model
+
+
+def reads(node: Any) -> set[str]:
+    """The tensors that a node reads, those that its inner graphs take from outside included."""
+    found = set(node.input)
+    for attribute in node.attribute:
+        for graph in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
+            for inner in _onnx.graphs(graph):
+                found.update(name for n in inner.node for name in n.input)
+    return found
 
 
 def matches(pattern: str, name: str) -> bool:

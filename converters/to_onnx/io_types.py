@@ -67,8 +67,8 @@ def _operator(graph: Graph, op: str, source: str, out: str, name: str, p: Params
     domain = "com.microsoft" if wide else ""
     if wide:
         set_domain(graph.model, domain, 1)
-    scale = graph.add_constant(f"{name}_scale", np.array(p.scale, np.float32))
-    zero = graph.add_constant(f"{name}_zero_point", np.array(p.zero_point, p.dtype))
+    scale = graph.add_constant("s", np.array(p.scale, np.float32))
+    zero = graph.add_constant("z", np.array(p.zero_point, p.dtype))
     return _onnx.onnx().helper.make_node(op, [source, scale, zero], [out], f"{name}_io", domain=domain or None)
 
 

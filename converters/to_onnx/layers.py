@@ -1,15 +1,15 @@
-"""Keras layers that ONNX has an operator for, but that reach tf2onnx as loops or as dozens of small operators.
+"""Keras layers that ONNX has one operator for, but that reach tf2onnx as loops or as dozens of small operators.
 
-While the network is traced, such a layer's `call` is replaced: a rank-3 Dense by one MatMul; LayerNormalization, LSTM,
-GRU and SimpleRNN by one TensorFlow operator of the right output shape that is never run, in whose place a handler puts
-the ONNX operator with the layer's weights. A layer used in a way ONNX has no operator for (masks, states handed in or
-out, other activations) is left as it is. The network itself is not changed.
+While the network is traced, LayerNormalization, LSTM, GRU and SimpleRNN become one TensorFlow operator of the right
+output shape that is never run, in whose place a handler puts the ONNX operator with the layer's weights. A layer used
+in a way ONNX has no operator for (masks, states handed in or out, other activations) is left as it is.
+The network itself is not changed.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 
 from ...artifact import Array
+from .._frameworks import keras, tensorflow
+from .rewrites import Call, attention, rewrite
 
 MARK = "edgedl_mark_"  # of an operator that stands for a layer
 SCOPE = "edgedl_layer_"
 ACTIVATIONS = {"sigmoid": "Sigmoid", "tanh": "Tanh", "relu": "Relu"}
 LAYER_NORMALIZATION_OPSET = 17
-Call = Callable[..., Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +68,18 @@ def marked(net: Any, version: int) -> Iterator[Marks]:
             call = _replacement(layer, version, marks.operators) or layer.call
             vars(layer)["call"] = _scoped(call, f"{SCOPE}{len(marks.layers)}_")
             changed.append(layer)
+            attend = attention(layer)
+            if attend is not None:
+                vars(layer)["_compute_attention"] = attend
             marks.layers.append(layer.name)
         yield marks
     finally:
         for layer in changed:
-            vars(layer).pop("call", None)
+            for name in ("call", "_compute_attention"):
+                vars(layer).pop(name, None)
 
 
 def _scoped(own: Call, scope: str) -> Call:
-    from .._frameworks import tensorflow
-
     tf = tensorflow()
 
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -88,77 +91,21 @@ def _scoped(own: Call, scope: str) -> Call:
 
 def _replacement(layer: Any, version: int, found: list[Operator]) -> Call | None:
     """What to call instead of a layer's own `call`, or None."""
-    from .._frameworks import keras
-
     kinds = keras().layers
     if getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False) or not layer.built:
         return None
     if layer.compute_dtype != "float32":
         return None
-    if type(layer) is kinds.Dense:
-        return _dense(layer)
-    if type(layer) is kinds.EinsumDense:
-        return _einsum_dense(layer)
     if type(layer) is kinds.LayerNormalization and version >= LAYER_NORMALIZATION_OPSET:
         return _layer_normalization(layer, found)
     builders = {kinds.LSTM: _lstm, kinds.GRU: _gru, kinds.SimpleRNN: _simple_rnn}
     if type(layer) in builders and not (layer.stateful or layer.return_state):
         operator = builders[type(layer)](layer)
         return None if operator is None else _rnn(layer, operator, found)
-    return None
-
-
-def _dense(layer: Any) -> Call:
-    """x [..., n] @ kernel [n, m]: Keras flattens x to two dimensions and back, with shapes computed at run time."""
-    from .._frameworks import tensorflow
-
-    tf, own = tensorflow(), layer.call
-
-    def call(x: Any, *args: Any, **kwargs: Any) -> Any:
-        if x.shape.rank is None or x.shape.rank < 3:
-            return own(x, *args, **kwargs)
-        y = tf.linalg.matmul(x, layer.kernel)
-        if layer.bias is not None:
-            y = tf.add(y, layer.bias)
-        return y if layer.activation is None else layer.activation(y)
-
-    return call
-
-
-def _einsum_dense(layer: Any) -> Call | None:
-    """The projections of MultiHeadAttention, whose contracted axes lie together, as Reshape and MatMul."""
-    from .._frameworks import tensorflow
-
-    tf, own = tensorflow(), layer.call
-    match = re.fullmatch(r"(\w+),(\w+)->(\w+)", layer.equation)
-    if match is None:
-        return None
-    x_axes, kernel_axes, y_axes = match.groups()
-    shared = [a for a in kernel_axes if a in x_axes]
-    kept, made = x_axes[: -len(shared)], kernel_axes[len(shared) :]
-    if not shared or x_axes[-len(shared) :] != kernel_axes[: len(shared)] or y_axes != kept + made or len(kept) != 2:
-        return None
-
-    def call(x: Any, *args: Any, **kwargs: Any) -> Any:
-        if x.shape.rank != len(x_axes) or None in x.shape[1:]:
-            return own(x, *args, **kwargs)
-        kernel_shape = layer.kernel.shape
-        rows = int(np.prod(kernel_shape[: len(shared)]))
-        made_shape = list(kernel_shape[len(shared) :])
-        flat = x if len(shared) == 1 else tf.reshape(x, [-1, x.shape[1], rows])
-        y = tf.linalg.matmul(flat, tf.reshape(layer.kernel, [rows, -1]))
-        if len(made) > 1:
-            y = tf.reshape(y, [-1, x.shape[1], *made_shape])
-        if layer.bias is not None:
-            y = tf.add(y, layer.bias)
-        return y if layer.activation is None else layer.activation(y)
-
-    return call
+    return rewrite(layer)
 
 
 def _layer_normalization(layer: Any, found: list[Operator]) -> Call | None:
-    from .._frameworks import tensorflow
-
     tf, own = tensorflow(), layer.call
     axes = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
     if len(axes) != 1 or getattr(layer, "rms_scaling", False):
@@ -186,8 +133,6 @@ def _mark(found: list[Operator], operator: Operator) -> str:
 
 
 def _rnn(layer: Any, operator: Operator, found: list[Operator]) -> Call:
-    from .._frameworks import tensorflow
-
     tf, own, units = tensorflow(), layer.call, int(layer.units)
 
     def call(x: Any, *args: Any, **kwargs: Any) -> Any:

@@ -27,6 +27,7 @@ STATISTICS = frozenset(  # what normalizations, GELU and softmax are made of: 8 
 )
 FLOAT_BY_CHOICE = frozenset({"Softmax", "LayerNormalization", "InstanceNormalization", "LogSoftmax"}) | STATISTICS
 BITS = {"int8": 8, "int16x8": 16}
+FORMULA = "8 bits are too few for a normalization or an activation formula, and it is cheap in float"
 NEAR = 3  # elementwise nodes between a statistic and what is still part of its formula
 
 
@@ -52,8 +53,22 @@ def place(graph: Graph, plan: QuantizationPlan) -> Placement:
     for node in graph.model.graph.node:
         if node.name in found.bits and not _output_quantized(graph, node, found):
             found.float_out.add(node.name)
-    found.left_float = [entry for node in graph.model.graph.node for entry in _left_float(graph, node, found)]
+    found.left_float = _condensed([e for node in graph.model.graph.node for e in _left_float(graph, node, found)])
     return found
+
+
+def _condensed(entries: list[dict[str, str]]) -> list[dict[str, str]]:
+    """One entry for the nodes of a formula (GELU, a normalization) that lie beside one another in a layer."""
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for entry in entries:
+        parent = entry["layer"].rpartition("/")[0] if entry["why"] == FORMULA else ""
+        key = (parent or entry["layer"], entry["why"])
+        if key in found:
+            ops = dict.fromkeys([*found[key]["op"].split("+"), entry["op"]])
+            found[key] = {**found[key], "layer": key[0], "op": "+".join(ops)}
+        else:
+            found[key] = entry
+    return list(found.values())
 
 
 def scheme_of(name: str, plan: QuantizationPlan) -> str:
@@ -142,6 +157,9 @@ def _left_float(graph: Graph, node: Any, found: Placement) -> list[dict[str, str
     """The report on a node that an integer scheme was asked for and that (partly) computes in float."""
     scheme = found.scheme[node.name]
     moves = node.op_type in SHARE | {"Cast", "Shape", "Constant", "ConstantOfShape"}
+    before = graph.producer.get(node.input[0]) or graph.producer.get(node.input[-1]) if node.input else None
+    if node.op_type == "Add" and before is not None and before.name in found.float_out:
+        return []  # a bias: part of the product before it
     if scheme not in BITS or moves or not any(graph.is_activation(name) for name in node.output):
         return []
     why = _why(graph, node)
@@ -158,10 +176,10 @@ def _why(graph: Graph, node: Any) -> str:
     if node.op_type in ("Loop", "Scan", "If"):
         return "its body is a graph of its own, which stays float"
     if node.op_type in FLOAT_BY_CHOICE:
-        return "8 bits cost accuracy here, and it is cheap in float"
-    if node.op_type in BINARY:
+        return FORMULA
+    if node.op_type in (*BINARY, "Sub", "Neg"):
         if _part_of_statistics(graph, node):
-            return "part of a normalization or activation formula, for which 8 bits are too few"
+            return FORMULA
         return "nothing before it computes on integers, or its constant has a value for each channel"
     if node.op_type in ("Sigmoid", *CLAMP):
         return "it is an output or follows float layers"

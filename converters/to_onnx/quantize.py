@@ -16,13 +16,14 @@ import numpy as np
 from ...errors import ConversionError
 from ...model import QuantizationPlan
 from .. import _onnx
-from .graph import Graph, attribute, opset, set_domain, tidy
-from .placement import SHARE, Placement, clamp_after, data_inputs, place
+from .graph import Graph, attribute, in_order, opset, set_domain, tidy
+from .placement import SHARE, Placement, clamp_after, data_inputs, place, scheme_of
 from .weights import INT32_MAX, Storage, dynamic, half_weights, quantize_weight, store_weights, weight_axis
 
 Ranges = Mapping[str, tuple[float, float]]
 Calibrate = Callable[[Any, Mapping[str, int]], Ranges]  # (model, tensor -> bits) -> ranges
 WIDE_OPSET = 21  # the first whose QuantizeLinear takes int16 and int4
+BYTE = "uint8"  # of activations: with int8, ONNX Runtime leaves convolutions before a residual sum in float on x86
 SMALLEST_SCALE = 1e-10
 
 
@@ -56,7 +57,7 @@ def quantize(proto: Any, plan: QuantizationPlan, calibrate: Calibrate) -> tuple[
     graph = Graph(proto)
     placement = place(graph, plan)
     ranges = calibrate(proto, wanted(graph, placement)) if placement.bits else {}
-    rewriter = Rewriter(graph, placement, ranges, "uint8" if plan.io == "uint8" else "int8")
+    rewriter = Rewriter(graph, placement, ranges)
     rewriter.rewrite()
     graph.drop_unused()
     del proto.graph.value_info[:]
@@ -65,13 +66,12 @@ def quantize(proto: Any, plan: QuantizationPlan, calibrate: Calibrate) -> tuple[
 
 def half(proto: Any, plan: QuantizationPlan) -> Any:
     """Weights and arithmetic in float16; inputs, outputs and the layers overridden to float32 stay float32."""
-    from .placement import scheme_of
-
     convert = importlib.import_module("onnxruntime.transformers.float16")
+    failures = (*_onnx.proto_errors(), KeyError, AttributeError)
     blocked = [n.name for n in proto.graph.node if scheme_of(n.name, plan) == "float32"]
     try:
-        return tidy(convert.convert_float_to_float16(proto, keep_io_types=True, node_block_list=blocked))
-    except (*_onnx.proto_errors(), KeyError, AttributeError) as error:
+        return tidy(in_order(convert.convert_float_to_float16(proto, keep_io_types=True, node_block_list=blocked)))
+    except failures as error:
         raise ConversionError(
             f"the float16 conversion failed: {_onnx.last_line(error)}", next="use --quantize int8-weight-only"
         ) from error
@@ -91,11 +91,10 @@ def wanted(graph: Graph, placement: Placement) -> dict[str, int]:
 class Rewriter:
     """Goes over the nodes once, in order, and writes the new list of nodes."""
 
-    def __init__(self, graph: Graph, placement: Placement, ranges: Ranges, byte: str) -> None:
+    def __init__(self, graph: Graph, placement: Placement, ranges: Ranges) -> None:
         self.graph = graph
         self.placement = placement
         self.ranges = ranges
-        self.byte = byte  # the 8-bit type of activations
         wide = opset(graph.model) < WIDE_OPSET
         self.storage = Storage(graph, "com.microsoft" if wide else "")
         self.params: dict[tuple[str, int], Params] = {}
@@ -140,12 +139,12 @@ class Rewriter:
         """The dequantized form of a tensor in these bits: made by its producer, by an earlier reader, or now."""
         if (name, bits) not in self.pairs:
             self.params[name, bits] = self._params(name, bits)
-            nodes, self.pairs[name, bits] = self._pair(name, name, self.graph.unique(f"{name}_dequantized"), bits)
+            nodes, self.pairs[name, bits] = self._pair(name, name, self.graph.unique("d"), bits)
             before += nodes
         return self.pairs[name, bits]
 
     def _params(self, name: str, bits: int) -> Params:
-        return params(*self.ranges[name], "int16" if bits == 16 else self.byte)
+        return params(*self.ranges[name], "int16" if bits == 16 else BYTE)
 
     def _pair(self, name: str, source: str, out: str, bits: int) -> tuple[list[Any], str]:
         """QuantizeLinear and DequantizeLinear from `source` to `out`, with the parameters of the tensor `name`."""
@@ -153,13 +152,13 @@ class Rewriter:
         domain = self.storage.domain if bits == 16 else ""
         if domain:
             set_domain(self.graph.model, domain, 1)
-        scale = self.graph.add_constant(f"{name}_scale", np.array(p.scale, np.float32))
-        zero = self.graph.add_constant(f"{name}_zero_point", np.array(p.zero_point, p.dtype))
-        middle = self.graph.unique(f"{name}_quantized")
+        scale = self.graph.add_constant("s", np.array(p.scale, np.float32))
+        zero = self.graph.add_constant("z", np.array(p.zero_point, p.dtype))
+        middle = self.graph.unique("q")
         make = _onnx.onnx().helper.make_node
         return [
-            make("QuantizeLinear", [source, scale, zero], [middle], f"{middle}_Q", domain=domain or None),
-            make("DequantizeLinear", [middle, scale, zero], [out], f"{middle}_DQ", domain=domain or None),
+            make("QuantizeLinear", [source, scale, zero], [middle], f"{middle}Q", domain=domain or None),
+            make("DequantizeLinear", [middle, scale, zero], [out], f"{middle}D", domain=domain or None),
         ], out
 
     def _outputs(self, node: Any, original: list[str], bits: int) -> list[Any]:
@@ -169,7 +168,7 @@ class Rewriter:
         for i, name in enumerate(node.output):
             shared = node.op_type in SHARE and (original[0], bits) in self.params
             self.params[name, bits] = self.params[original[0], bits] if shared else self._params(name, bits)
-            node.output[i] = self.graph.unique(f"{name}_float")
+            node.output[i] = self.graph.unique("r")
             nodes, self.pairs[name, bits] = self._pair(name, node.output[i], name, bits)
             after += nodes
         return after
@@ -188,16 +187,14 @@ class Rewriter:
     def _constant(self, name: str, value: np.ndarray[Any, Any], bits: int) -> str:
         """A constant operand in the type of the activations."""
         if (name, bits) not in self.pairs:
-            dtype = "int16" if bits == 16 else self.byte
+            dtype = "int16" if bits == 16 else BYTE
             p = params(float(value.min(initial=0)), float(value.max(initial=0)), dtype)
             info = np.iinfo(dtype)
             q = np.clip(np.round(value / np.float32(p.scale)) + p.zero_point, info.min, info.max).astype(dtype)
-            stored = self.graph.add_constant(f"{name}_{dtype}", q)
-            scale = self.graph.add_constant(f"{name}_scale", np.array(p.scale, np.float32))
-            zero = self.graph.add_constant(f"{name}_zero_point", np.array(p.zero_point, dtype))
-            self.pairs[name, bits] = self.storage.dequantize(
-                stored, scale, zero, f"{name}_dequantized", None, 0, bits == 16
-            )
+            stored = self.graph.add_constant("c", q)
+            scale = self.graph.add_constant("s", np.array(p.scale, np.float32))
+            zero = self.graph.add_constant("z", np.array(p.zero_point, dtype))
+            self.pairs[name, bits] = self.storage.dequantize(stored, scale, zero, "d", None, 0, bits == 16)
         return self.pairs[name, bits]
 
     def _weight_and_bias(self, node: Any, original: list[str], axis: int | None, bits: int) -> None:

@@ -74,6 +74,17 @@ def _scales(flat: Array, top: int, bits: int) -> Array:
     return best.astype(np.float32)
 
 
+def packed(values: Array) -> bytes:
+    """Integers -8..7 two to a byte, the first in the low half (ONNX's INT4).
+
+    >>> packed(np.array([1, -1, 7], np.int8)).hex()
+    'f107'
+    """
+    flat = np.zeros(values.size + values.size % 2, np.uint8)
+    flat[: values.size] = values.ravel().astype(np.uint8) & 15
+    return bytes((flat[::2] | flat[1::2] << 4).tobytes())
+
+
 def weight_axis(graph: Graph, node: Any) -> tuple[int, int | None] | None:
     """(which input is the weight, its channel axis), or None for a node without constant weights."""
     index = 0 if node.op_type == "Gather" else 1
@@ -133,14 +144,14 @@ class Storage:
         if key in self.done:
             return self.done[key]
         if bits == 4:
-            tensor = o.helper.make_tensor("w", o.TensorProto.INT4, w.values.shape, w.values.flatten())
-            values = self.graph.add_constant(f"{name}_int4", tensor)
+            tensor = o.TensorProto(dims=w.values.shape, data_type=o.TensorProto.INT4, raw_data=packed(w.values))
+            values = self.graph.add_constant("w", tensor)
             zero = ""
         else:
-            values = self.graph.add_constant(f"{name}_int8", w.values)
-            zero = self.graph.add_constant(f"{name}_zero_point", np.zeros(w.scales.shape, np.int8))
-        scale = self.graph.add_constant(f"{name}_scale", w.scales.astype(np.float32))
-        self.done[key] = self.dequantize(values, scale, zero, f"{name}_dequantized", w.axis, w.block, bits == 4)
+            values = self.graph.add_constant("w", w.values)
+            zero = self.graph.add_constant("z", np.zeros(w.scales.shape, np.int8))
+        scale = self.graph.add_constant("s", w.scales.astype(np.float32))
+        self.done[key] = self.dequantize(values, scale, zero, "d", w.axis, w.block, bits == 4)
         return self.done[key]
 
     def bias(self, name: str, value: Array, scales: Array) -> str | None:
@@ -148,10 +159,10 @@ class Storage:
         q = np.round(value.astype(np.float64) / scales)
         if np.abs(q).max(initial=0) > INT32_MAX:
             return None
-        values = self.graph.add_constant(f"{name}_int32", q.astype(np.int32))
-        scale = self.graph.add_constant(f"{name}_scale", scales.astype(np.float32))
-        zero = self.graph.add_constant(f"{name}_zero_point", np.zeros(scales.shape, np.int32))
-        return self.dequantize(values, scale, zero, f"{name}_dequantized", 0 if scales.ndim else None, 0, False)
+        values = self.graph.add_constant("b", q.astype(np.int32))
+        scale = self.graph.add_constant("s", scales.astype(np.float32))
+        zero = self.graph.add_constant("z", np.zeros(scales.shape, np.int32))
+        return self.dequantize(values, scale, zero, "d", 0 if scales.ndim else None, 0, False)
 
 
 def store_weights(graph: Graph, storage: Storage, node: Any, bits: int) -> list[Any]:
@@ -173,16 +184,19 @@ def store_weights(graph: Graph, storage: Storage, node: Any, bits: int) -> list[
 
 
 def _stored_table(graph: Graph, storage: Storage, node: Any) -> list[Any]:
-    """An embedding: the rows are looked up as int8 and turned into float after, so that the table never is float."""
+    """An embedding: the rows are looked up as integers and turned into float after, so that the table never is float.
+
+    uint8, since ONNX Runtime 1.31 cannot load an int8 one in opset 21 on x86 (its own rewriting to uint8 goes wrong).
+    """
     table = graph.constant(node.input[0])
     if table is None or table.ndim != 2 or not graph.is_activation(node.output[0]):
         return [node]
     w = quantize_weight(table, None)
-    name, out = node.input[0], node.output[0]
-    node.input[0] = graph.add_constant(f"{name}_int8", w.values)
-    node.output[0] = graph.unique(f"{out}_int8")
-    scale = graph.add_constant(f"{name}_scale", w.scales)
-    zero = graph.add_constant(f"{name}_zero_point", np.zeros((), np.int8))
+    out = node.output[0]
+    node.input[0] = graph.add_constant("w", (w.values.astype(np.int16) + 128).astype(np.uint8))
+    node.output[0] = graph.unique(f"{out}_uint8")
+    scale = graph.add_constant("s", w.scales)
+    zero = graph.add_constant("z", np.array(128, np.uint8))
     after = _onnx.onnx().helper.make_node("DequantizeLinear", [node.output[0], scale, zero], [out], name=f"{out}_DQ")
     return [node, after]
 
@@ -205,10 +219,10 @@ def dynamic(graph: Graph, storage: Storage, node: Any) -> list[Any]:
     assert weight is not None  # weight_axis found it
     w = quantize_weight(weight.T if attribute(node, "transB", 0) else weight, 1)
     make, base, out = _onnx.onnx().helper.make_node, node.name, node.output[0]
-    names = {k: graph.unique(f"{out}_{k}") for k in ("x", "x_scale", "x_zero", "int32", "float", "scale", "scaled")}
-    values = graph.add_constant(f"{node.input[1]}_int8", np.ascontiguousarray(w.values))
-    scales = graph.add_constant(f"{node.input[1]}_scale", w.scales)
-    zero = graph.add_constant(f"{node.input[1]}_zero_point", np.zeros(w.scales.shape, np.int8))
+    names = {k: graph.unique(k) for k in ("x", "x_scale", "x_zero", "int32", "float", "scale", "scaled")}
+    values = graph.add_constant("w", np.ascontiguousarray(w.values))
+    scales = graph.add_constant("s", w.scales)
+    zero = graph.add_constant("z", np.zeros(w.scales.shape, np.int8))
     bias = node.input[2] if node.op_type == "Gemm" and len(node.input) > 2 else ""
     nodes = [
         make(
