@@ -111,7 +111,7 @@ class Run:
             allow_unsafe=self.allow_unsafe,
         )
         found = self.model.result
-        options = everything(self.recipe.data)
+        options = everything(self.recipe.data.or_preprocessing(found["preprocessing"]))
         sources = [fingerprint(v) for v in options.values() if isinstance(v, str) and v]
         self.data = self.step(
             self.light,

@@ -64,16 +64,20 @@ def load_model(path: str, folder: str, final: str, allow_unsafe: bool) -> dict[s
         "macs": sum(layer.macs for layer in layers),
         "inputs": [asdict(s) for s in model.inputs],
         "outputs": [asdict(s) for s in model.outputs],
+        "preprocessing": {} if model.is_keras else describe_file(path)["preprocessing"],
         "notes": list(model.notes),
     }
 
 
 def load_data(
-    options: Mapping[str, Any], inputs: list[Any], outputs: list[Any], folder: str, seed: int
+    options: Mapping[str, Any], inputs: list[Any], outputs: list[Any], folder: str, seed: int, whole: bool = False
 ) -> dict[str, Any]:
-    """Read the data into `folder`; returns what it is."""
+    """Read the data into `folder`; returns what it is. `whole`: all of it is validation, nothing is set aside."""
     specs = [[TensorSpec(**{**s, "shape": tuple(s["shape"])}) for s in group] for group in (inputs, outputs)]
-    dataset = _bounded(datasets.load(build(DataOptions, options, "data"), *specs, seed=seed), specs[1])
+    wanted = build(DataOptions, options, "data")
+    if whole and not wanted.calibration:
+        wanted = replace(wanted, calibration=wanted.source)
+    dataset = _bounded(datasets.load(wanted, *specs, seed=seed), specs[1])
     dataset.save(Path(folder))
     return {
         "source": dataset.source,
@@ -98,6 +102,16 @@ def _bounded(dataset: Dataset, outputs: list[TensorSpec]) -> Dataset:
     cut = Split({k: v[:most] for k, v in split.x.items()}, y)
     note = f"validation uses the first {most} of {len(split)} samples: the outputs of all would take too much room"
     return replace(dataset, validation=cut, notes=(*dataset.notes, note))
+
+
+def describe_file(path: str) -> dict[str, Any]:
+    """Inputs, outputs and declared preprocessing of a .tflite or .onnx."""
+    found = describe(Path(path))
+    return {
+        "inputs": [asdict(s) for s in found.inputs],
+        "outputs": [asdict(s) for s in found.outputs],
+        "preprocessing": dict(found.metadata.get("preprocessing", {})),
+    }
 
 
 def apply_stage(

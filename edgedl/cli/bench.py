@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ..pipeline import bench_artifacts
+from ..benching import bench_artifacts
 from ..recipe import assemble
 from ..report import bench_table
 from . import options
@@ -57,7 +57,6 @@ def command(
         found = bench_artifacts(
             artifacts,
             recipe,
-            with_data=bool(data) or bool(recipe.data.source),
             min_seconds=min_seconds,
             max_seconds=max_seconds,
             listener=display,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import DataError, EdgedlError
@@ -59,6 +59,12 @@ class DataOptions:
             raise DataError(f"data.resize is {self.resize}, which is no image", next="give height and width in pixels")
         if self.metric.rpartition(":")[2] != "auto":
             find_metric(self.metric)
+
+    def or_preprocessing(self, found: Mapping[str, Mapping[str, Any]]) -> DataOptions:
+        """These options with the preprocessing that a file carries (by input name), unless they declare one."""
+        keys = ("scale", "mean", "std", "resize", "layout", "inputs")
+        declared = any(getattr(self, k) != getattr(DataOptions(), k) for k in keys)
+        return self if declared else replace(self, inputs=found)
 
     @property
     def max_bytes(self) -> int:
