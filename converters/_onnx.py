@@ -213,3 +213,25 @@ def exposed(model: Any, names: Sequence[str]) -> Any:
     del copy.graph.output[:]
     copy.graph.output.extend(kept)
     return copy
+
+
+def groups(model: Any, names: Sequence[str], batch: int, budget: int = 256 << 20) -> list[list[str]]:
+    """Tensors in groups whose float32 values for `batch` inputs fit `budget` bytes (unknown dimensions count as 64)."""
+    info = {v.name: v for v in inferred(model).graph.value_info}
+    found: list[list[str]] = [[]]
+    used = 0
+    for name in names:
+        shape = shape_of(info[name])[1:] if name in info else ()
+        size = 4 * batch * int(np.prod([d or 64 for d in shape], dtype=np.int64))
+        if found[-1] and used + size > budget:
+            found.append([])
+            used = 0
+        found[-1].append(name)
+        used += size
+    return found
+
+
+def fixed_batch(model: Any) -> int:
+    """The batch size that the file insists on, or 0."""
+    sizes = [shape[0] for i in model.graph.input if (shape := shape_of(i))]
+    return next((int(s) for s in sizes if s is not None), 0)

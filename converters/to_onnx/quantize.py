@@ -67,7 +67,7 @@ def quantize(proto: Any, plan: QuantizationPlan, calibrate: Calibrate) -> tuple[
 def half(proto: Any, plan: QuantizationPlan) -> Any:
     """Weights and arithmetic in float16; inputs, outputs and the layers overridden to float32 stay float32."""
     convert = importlib.import_module("onnxruntime.transformers.float16")
-    failures = (*_onnx.proto_errors(), KeyError, AttributeError)
+    failures: tuple[type[Exception], ...] = (*_onnx.proto_errors(), KeyError, AttributeError)
     blocked = [n.name for n in proto.graph.node if scheme_of(n.name, plan) == "float32"]
     try:
         return tidy(in_order(convert.convert_float_to_float16(proto, keep_io_types=True, node_block_list=blocked)))

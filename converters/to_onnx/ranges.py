@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from ...calibration import Observer, observer
 from ...errors import ConversionError, DataError
@@ -19,7 +17,6 @@ if TYPE_CHECKING:
     from ...data import Dataset
 
 BATCH = 32
-BUDGET = 256 << 20  # bytes of the tensors held at once
 
 
 def calibrated(
@@ -39,8 +36,8 @@ def calibrated(
     total = min(plan.samples, len(data.calibration))
     if total == 0:
         raise DataError("there is no calibration data", next="pass --calibration, or --data with more samples")
-    batch = min(_fixed_batch(proto) or BATCH, total)
-    for group in _groups(proto, list(seen), batch):
+    batch = min(_onnx.fixed_batch(proto) or BATCH, total)
+    for group in _onnx.groups(proto, list(seen), batch):
         _observe(proto, {name: seen[name] for name in group}, data, names, total, batch)
     return {**{name: seen[name].range() for name in seen}, **given}
 
@@ -58,28 +55,6 @@ def _given(proto: Any, wanted: Mapping[str, int], plan: QuantizationPlan) -> dic
     return found
 
 
-def _fixed_batch(proto: Any) -> int:
-    """The batch size that the file insists on, or 0."""
-    sizes = [shape[0] for i in proto.graph.input if (shape := _onnx.shape_of(i))]
-    return next((int(s) for s in sizes if s is not None), 0)
-
-
-def _groups(proto: Any, names: Sequence[str], batch: int) -> list[list[str]]:
-    """The tensors in groups whose values for one batch fit the budget."""
-    info = {v.name: v for v in _onnx.inferred(proto).graph.value_info}
-    groups: list[list[str]] = [[]]
-    used = 0
-    for name in names:
-        shape = _onnx.shape_of(info[name])[1:] if name in info else ()
-        size = 4 * batch * int(np.prod([d or 64 for d in shape], dtype=np.int64))
-        if groups[-1] and used + size > BUDGET:
-            groups.append([])
-            used = 0
-        groups[-1].append(name)
-        used += size
-    return groups
-
-
 def _observe(
     proto: Any, seen: Mapping[str, Observer], data: Dataset, names: Mapping[str, str], total: int, batch: int
 ) -> None:
@@ -87,7 +62,7 @@ def _observe(
     inner = [name for name in seen if name not in inputs]
     try:
         session = _onnx.session(_onnx.exposed(proto, inner)) if inner else None
-        for start in range(0, total - total % batch if _fixed_batch(proto) else total, batch):
+        for start in range(0, total - total % batch if _onnx.fixed_batch(proto) else total, batch):
             feed = batch_of(data, names, start, batch)
             values = session.run(inner, feed) if session is not None else []
             for name, value in (*zip(inner, values, strict=True), *((k, v) for k, v in feed.items() if k in seen)):
