@@ -14,7 +14,7 @@
     ├── MissingDependencyError  8   an optional package is not installed
     └── OutputError             9   the output cannot be written
 
-Ctrl-C ends with 130; a traceback and exit code 70 mean a bug in edgedl.
+Ctrl-C ends with 130; a traceback and exit code 1 mean a bug in edgedl.
 """
 
 from __future__ import annotations

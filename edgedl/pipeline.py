@@ -83,12 +83,10 @@ class Run:
             return worker.call(f"edgedl.steps:{function}", **filled)
 
         done = self.store.run(function, key, make)
-        self.note(name, done)
-        return done
-
-    def note(self, name: str, done: Done, detail: str = "") -> None:
-        self.steps.append({"name": name, "seconds": round(done.seconds, 3), "reused": done.reused, "notes": []})
+        detail = told(function, done.result)
+        self.steps.append({"name": name, "seconds": round(done.seconds, 3), "reused": done.reused, "notes": [detail]})
         self.listener.end(name, detail, done.seconds, done.reused)
+        return done
 
     def warn(self, text: str) -> None:
         if text not in self.warnings:
@@ -254,6 +252,31 @@ class Run:
     def stem(self) -> str:
         """The artifacts' name."""
         return Path(self.recipe.model).stem
+
+
+def told(function: str, result: Any) -> str:
+    """What came out of a step, in a few words."""
+    if function == "load_model":
+        return f"{result['parameters']:,} parameters, {result['macs'] / 1e6:,.2f} MMAC, {result['layers']} layers"
+    if function == "load_data":
+        return f"{result['calibration_samples']} to calibrate, {result['validation_samples']} to validate by {result['metric']}"
+    if function == "run_original":
+        return values(result) or "no labels: its own outputs are the reference"
+    if function == "convert":
+        return f"{result['bytes']:,} bytes"
+    if function == "verify":
+        return str(result["checks"][-1]["detail"])
+    if function == "evaluate":
+        return values(result["metrics"]) or f"drop {result['drop']:.4f} against the original"
+    if function == "layer_errors":
+        worst = min(result, key=lambda e: float(e["sqnr_db"]), default=None)
+        return f"worst {worst['name']} with {worst['sqnr_db']:.1f} dB" if worst else ""
+    return ""
+
+
+def values(metrics: Mapping[str, float]) -> str:
+    """Metrics in one line."""
+    return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
 
 
 def scheme_of(stages: Sequence[Step]) -> str:

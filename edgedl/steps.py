@@ -177,7 +177,7 @@ def convert(
         source = replace(source, plan=None)
     converter = build(find("converter", format), options, format)
     artifact: Artifact = converter(source, Dataset.restore(Path(data)), Path(folder) / file)
-    return artifact.to_json()
+    return {**artifact.to_json(), "bytes": artifact.size}
 
 
 def verify(path: str, data: str, reference: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -15,13 +16,25 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from . import __version__
 from .errors import ModelError, OutputError
 
-FORMAT = 1  # raise when what steps write changes
+FORMAT = 2  # raise when what steps write changes
+TOOLS = (
+    "tensorflow",
+    "keras",
+    "tf-keras",
+    "tf2onnx",
+    "ai-edge-litert",
+    "ai-edge-quantizer",
+    "onnx",
+    "onnxruntime",
+    "numpy",
+)
 CHUNK = 1 << 20
 
 
@@ -48,7 +61,7 @@ class Store:
 
         `make` writes into the folder it is given and returns a JSON result. Raises OutputError (full disk ...).
         """
-        text = json.dumps([FORMAT, __version__, name, key], sort_keys=True)
+        text = json.dumps([FORMAT, __version__, tools(), name, key], sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:20]
         folder = self.root / f"{name}-{digest}"
         done = folder / "done.json"
@@ -71,6 +84,16 @@ class Store:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@functools.cache
+def tools() -> dict[str, str]:
+    """The versions of what is installed to convert and run: another version may give another result."""
+    found = {}
+    for name in TOOLS:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 @contextlib.contextmanager

@@ -53,7 +53,7 @@ def cli(debug: bool) -> None:
     edgedl bench out/model_int8.tflite --target cpu
 
     Exit codes: 0 done, 2 usage or recipe, 3 model, 4 data, 5 conversion, 6 target, 7 a limit does not hold,
-    8 a package is missing, 9 output cannot be written, 70 a bug in edgedl, 130 interrupted.
+    8 a package is missing, 9 output cannot be written, 1 a bug in edgedl, 130 interrupted.
 
     Shell completion: eval "$(_EDGEDL_COMPLETE=bash_source edgedl)", likewise zsh_source and fish_source.
     """
