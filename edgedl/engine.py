@@ -49,8 +49,7 @@ class Engine(ABC):
 
     def timed(self, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], int]:
         """`run`, and the nanoseconds the interpreter itself took (not: copying in and out, where it can be told apart)."""
-        if self.closed:
-            raise UsageError(f"{self.artifact.path.name} was closed", next="open it again")
+        self.require_open()
         feed = self._checked(inputs)
         count = self._samples(feed)
         whole = [a.shape == s for a, s in zip(feed, self.shapes, strict=True)]
@@ -108,6 +107,11 @@ class Engine(ABC):
             )
         return max(counts, default=1)
 
+    def require_open(self) -> None:
+        """Raises UsageError when it was closed."""
+        if self.closed:
+            raise UsageError(f"{self.artifact.path.name} was closed", next="open it again")
+
     @abstractmethod
     def _once(self, feed: list[Array]) -> tuple[list[Array], int]:
         """One call of the interpreter: outputs in order, nanoseconds."""
@@ -159,7 +163,9 @@ class TfliteEngine(Engine):
     """A .tflite file in LiteRT (or the TFLite runtime): samples are run one by one unless the file has a larger batch."""
 
     def __init__(self, artifact: Artifact, threads: int, reference: bool) -> None:
-        self.interpreter = _open_tflite(artifact.path, threads, reference)
+        self._options = (artifact.path, threads, reference)
+        self.interpreter = _open_tflite(*self._options)
+        self._has_resources: bool | None = None  # looked up when it matters
         found_in, found_out = self.interpreter.get_input_details(), self.interpreter.get_output_details()
         signature = _signature(self.interpreter)
         details = _match(artifact, artifact.inputs, found_in, signature.get("inputs", []))
@@ -167,7 +173,7 @@ class TfliteEngine(Engine):
             d["index"] for d in _match(artifact, artifact.outputs, found_out, signature.get("outputs", []))
         ]
         self.input_indices = [d["index"] for d in details]
-        self._now = [tuple(map(int, d["shape"])) for d in details]
+        self._fresh = self._now = [tuple(map(int, d["shape"])) for d in details]
         super().__init__(artifact, [_tflite_shape(d) for d in details], (RuntimeError, ValueError), one_by_one=True)
 
     def _once(self, feed: list[Array]) -> tuple[list[Array], int]:
@@ -192,7 +198,14 @@ class TfliteEngine(Engine):
         self._now = shapes
 
     def reset(self) -> None:
-        self.interpreter.reset_all_variables()
+        self.require_open()
+        if self._has_resources is None:
+            self._has_resources = any(d["dtype"] is np.object_ for d in self.interpreter.get_tensor_details())
+        if self._has_resources:  # resource variables, which reset_all_variables leaves as they are
+            self.interpreter = _open_tflite(*self._options)
+            self._now = self._fresh
+        else:
+            self.interpreter.reset_all_variables()
 
     def close(self) -> None:
         super().close()
@@ -357,7 +370,8 @@ class OnnxEngine(Engine):
             raise run_failed(self.artifact.path, error) from error
 
     def reset(self) -> None:
-        """Nothing: an .onnx file keeps no state."""
+        """Nothing to clear: an .onnx file keeps no state."""
+        self.require_open()
 
     def close(self) -> None:
         super().close()

@@ -12,6 +12,7 @@ from .artifact import Array
 
 RESAMPLES = 2000
 MAX_BOOTSTRAP = 20_000  # samples that enter a bootstrap; of more, every k-th of each block
+MIN_PAIRS = 5  # blocks of each without which no difference is claimed
 MIN_CLUSTERS = 10  # fewer blocks than that, and single samples are resampled instead
 WINDOWS = 4
 STATIONARY = 0.02
@@ -138,7 +139,7 @@ def compare_blocks(
     low, high = (float(v) for v in np.exp(np.percentile(drawn, (tail, 100 - tail))))
     noise = SAME_RUN if paired else OTHER_RUN
     verdict: Direction = "no difference found"
-    if count > 1 and (low > 1 or high < 1) and abs(centre) > np.log1p(noise):
+    if count >= MIN_PAIRS and (low > 1 or high < 1) and abs(centre) > np.log1p(noise):
         verdict = "slower" if centre > 0 else "faster"
     return Verdict(verdict, float(np.exp(centre)), (low, high), paired, count, noise)
 

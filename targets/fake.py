@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,19 +14,20 @@ from ..engine import Engine, open_engine
 from ..errors import TargetError, UsageError
 
 CHUNK = 4096  # latencies drawn at once
+SWITCHED_ON = time.monotonic()
 
 
 @dataclass(frozen=True, slots=True)
 class Fake:
     """A made-up device for tests: right outputs, latencies drawn from a seeded log-normal distribution.
 
-    Same options and artifacts, same latencies. `drift` makes every artifact slower as it goes on, as a device that
-    gets hot; `factors` makes some slower than others, by file name without its suffix.
+    Same options and artifacts, same latencies, but for `drift`, which goes with the clock: everything gets slower as a
+    device does that gets hot. `factors` makes some artifacts slower than others, by file name without its suffix.
     """
 
     latency_us: float = 100.0  # median
     jitter: float = 0.02  # standard deviation of the logarithm
-    drift: float = 0.0  # relative slowdown for each 1000 runs
+    drift: float = 0.0  # relative slowdown for each second
     warmup: int = 0  # first runs that take ten times as long
     factors: Mapping[str, float] = field(default_factory=dict)  # file stem -> its latency is so many times `latency_us`
     compute: bool = True  # run the network; otherwise the outputs are zeros
@@ -93,5 +95,5 @@ class FakeSession:
         if at % CHUNK == 0:
             self._drawn = np.exp(self._rng.normal(0.0, target.jitter, CHUNK))
         self._runs += 1
-        slower = (1 + target.drift * at / 1000) * (10 if at < target.warmup else 1)
+        slower = (1 + target.drift * (time.monotonic() - SWITCHED_ON)) * (10 if at < target.warmup else 1)
         return max(1, round(target.latency_us * 1e3 * self._factor * slower * float(self._drawn[at % CHUNK])))

@@ -119,6 +119,9 @@ class Net:
         """Forget the state of a stateful network (streaming, fused RNNs)."""
         with self._lock:
             self._engine.reset()
+            self._shape, self._fast = fast_path(
+                self._engine, self._prepare, self._lock
+            )  # it may be another interpreter
 
     def close(self) -> None:
         """Free the interpreter; the Net cannot be used afterwards."""
