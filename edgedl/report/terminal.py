@@ -1,0 +1,214 @@
+"""The report for a terminal: before and after, two lines a file, warnings last; standard library only."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from . import figures
+from .document import Document, parse, printable
+from .summary import Row, headline, lead, rows, speed, targets
+
+BOLD, DIM, RED, GREEN, YELLOW = "1", "2", "31", "32", "33"
+GAP = "  "
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """Text in a column: its value, its comment on the line below, and their colours."""
+
+    text: str
+    below: str = ""
+    style: str = ""
+    below_style: str = DIM
+
+
+@dataclass(frozen=True, slots=True)
+class Paint:
+    """Colours, or none."""
+
+    color: bool
+
+    def __call__(self, text: str, style: str) -> str:
+        return f"\x1b[{style}m{text}\x1b[0m" if self.color and style and text else text
+
+
+def render_terminal(document: Mapping[str, Any], *, width: int | None = None, color: bool | None = None) -> str:
+    """The report as text at most `width` columns wide (that of the terminal), with colours where stdout is one.
+
+    Raises UsageError when the document is not a report.
+    """
+    found = parse(document)
+    width, paint = _setting(width, color)
+    table = rows(found)
+    best = lead(table)
+    parts = [_wrapped(f"{best.name}: {headline(found, table)}" if best else headline(found, table), width, paint, BOLD)]
+    full, compact = ([_cells(row, found, dense) for row in table] for dense in (False, True))
+    body = compact if _fits(_header(found), compact, width) and not _fits(_header(found), full, width) else full
+    parts.append(_table(_header(found), body, width, paint))
+    parts.append(_notes(found, table, width, paint))
+    return "\n\n".join(p for p in parts if p)
+
+
+def bench_table(
+    measurements: Sequence[Mapping[str, Any]], *, width: int | None = None, color: bool | None = None
+) -> str:
+    """`Measurement.to_json()` objects as a table: rows artifact x target; against the first artifact of each target."""
+    width, paint = _setting(width, color)
+    found = [printable(m) for m in measurements]
+    scored = any(m.get("metrics") for m in found)
+    header = ["artifact", "target", "p50", "p90", "p99", "load", "memory", *(["metric"] if scored else [])]
+    first: dict[str, Mapping[str, Any]] = {}
+    body = []
+    for m in found:
+        base = first.setdefault(m["target"], m)
+        body.append(_bench_cells(m, base, scored))
+    return _table(header, body, width, paint)
+
+
+def _bench_cells(m: Mapping[str, Any], base: Mapping[str, Any], scored: bool) -> list[Cell]:
+    latency, verdict = m["latency_us"], Cell("")
+    p50 = figures.time(latency["p50"])
+    if m is not base:
+        gain = speed(base["latency_us"], latency)
+        verdict = Cell("", gain.text, below_style=_verdict_style(gain.real, gain.times))
+    between = f"{figures.interval(*latency['ci95'])}" if latency.get("ci95") else ""
+    load, peak = m.get("load_ms"), _memory(m)
+    row = [
+        Cell(str(m["artifact"]).rpartition("/")[2], verdict.below, BOLD, verdict.below_style),
+        Cell(str(m["target"])),
+        Cell(p50, between),
+        Cell(figures.time(latency["p90"])),
+        Cell(figures.time(latency["p99"])),
+        Cell(figures.time(load * 1e3) if load is not None else figures.NOTHING),
+        Cell(figures.size(peak)),
+    ]
+    if scored:
+        texts = [f"{name} {figures.metric(name, value)}" for name, value in m.get("metrics", {}).items()]
+        row.append(Cell(texts[0] if texts else figures.NOTHING, ", ".join(texts[1:])))
+    return row
+
+
+def _memory(m: Mapping[str, Any]) -> float | None:
+    """Peak bytes of a measurement: a plain number, or the largest part of a table of them."""
+    memory = m.get("memory", m.get("peak_bytes"))
+    if isinstance(memory, Mapping):
+        memory = memory.get("peak_bytes")
+    return memory if isinstance(memory, int | float) else None
+
+
+def _setting(width: int | None, color: bool | None) -> tuple[int, Paint]:
+    if width is None:
+        width = shutil.get_terminal_size((100, 24)).columns
+    if color is None:
+        color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    return width, Paint(color)
+
+
+def _header(document: Document) -> list[str]:
+    metric = document["data"]["metric"] if document["original"]["metrics"] else ""
+    latency = [f"p50 on {t}" for t in targets(document)]
+    return ["model", "size", *([metric] if metric else []), "agrees", *latency, *(["memory"] if latency else [])]
+
+
+def _cells(row: Row, document: Document, dense: bool) -> list[Cell]:
+    """A row of the table; `dense`: without intervals, shorter words."""
+    metric = document["data"]["metric"]
+    cells = [
+        Cell(row.name, f"  {' '.join(filter(None, (row.role if row.role == 'original' else '', row.format, row.scheme)))}",
+             BOLD if row.role == "artifact" else ""),
+        Cell(figures.size(row.bytes), row.size_change, below_style=GREEN if (row.smaller or 0) > 1 else DIM),
+    ]  # fmt: skip
+    if document["original"]["metrics"]:
+        change = row.change.replace("points", "pt") if dense else row.change
+        cells.append(Cell(figures.metric(metric, row.metric), change, below_style=DIM if row.within_limits else RED))
+    original = row.role == "original"
+    cells.append(Cell("" if original else row.agreement_text))
+    for target in targets(document):
+        latency, gain = row.latency.get(target), row.speed.get(target)
+        between = f" [{figures.interval(*latency['ci95'])}]" if latency and latency.get("ci95") and not dense else ""
+        text = f"{figures.time(latency['p50'])}{between}" if latency else "" if original else figures.NOTHING
+        style = _verdict_style(gain.real, gain.times) if gain else DIM
+        verdict = gain.text if gain else ""
+        cells.append(Cell(text, verdict.removesuffix(" found") if dense else verdict, below_style=style))
+    if targets(document):
+        peak = row.entry.get("peak_bytes") if row.entry else None
+        cells.append(Cell("" if original else figures.size(peak)))
+    return cells
+
+
+def _verdict_style(real: bool, times: float) -> str:
+    return DIM if not real else GREEN if times >= 1 else YELLOW
+
+
+def _widths(header: Sequence[str], body: Sequence[Sequence[Cell]]) -> list[int]:
+    columns = [[title, *(t for row in body for t in (row[i].text, row[i].below))] for i, title in enumerate(header)]
+    return [max(map(len, column)) for column in columns]
+
+
+def _fits(header: Sequence[str], body: Sequence[Sequence[Cell]], width: int) -> bool:
+    widths = _widths(header, body)
+    return sum(widths) + len(GAP) * (len(widths) - 1) <= width
+
+
+def _table(header: Sequence[str], body: Sequence[Sequence[Cell]], width: int, paint: Paint) -> str:
+    """Columns where they fit, else one block a row."""
+    if not _fits(header, body, width):
+        return "\n\n".join(_block(header, row, width, paint) for row in body)
+    widths = _widths(header, body)
+    lines = [_line([(title, DIM) for title in header], widths, paint)]
+    for row in body:
+        lines.append(_line([(c.text, c.style) for c in row], widths, paint))
+        if any(c.below.strip() for c in row):
+            lines.append(_line([(c.below, c.below_style) for c in row], widths, paint))
+    return "\n".join(lines)
+
+
+def _line(cells: Sequence[tuple[str, str]], widths: Sequence[int], paint: Paint) -> str:
+    """One line of text, the first column to the left, the figures to the right."""
+    parts = []
+    for i, ((text, style), width) in enumerate(zip(cells, widths, strict=True)):
+        room = " " * (width - len(text))
+        parts.append(paint(text, style) + room if i == 0 else room + paint(text, style))
+    return GAP.join(parts).rstrip()
+
+
+def _block(header: Sequence[str], row: Sequence[Cell], width: int, paint: Paint) -> str:
+    lines = [paint(_short(row[0].text, width), BOLD)]
+    if row[0].below.strip():
+        lines.append(paint(_short(f"  {row[0].below.strip()}", width), row[0].below_style))
+    left = max(len(title) for title in header[1:])
+    for title, cell in zip(header[1:], row[1:], strict=True):
+        if cell.text.strip():
+            note = f"  {paint(cell.below.strip(), cell.below_style)}" if cell.below.strip() else ""
+            lines.append(f"  {paint(title.ljust(left), DIM)}  {cell.text.strip()}{note}")
+    return "\n".join(lines)
+
+
+def _short(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: max(width - 1, 1)]}…"
+
+
+def _wrapped(text: str, width: int, paint: Paint, style: str, indent: str = "") -> str:
+    lines = textwrap.wrap(" ".join(text.split()), max(width, 20), subsequent_indent=indent)
+    return "\n".join(paint(line, style) for line in lines)
+
+
+def _notes(document: Document, table: Sequence[Row], width: int, paint: Paint) -> str:
+    """What is left float, what failed, and the warnings."""
+    lines = []
+    for row in table:
+        kept = row.entry.get("left_float", []) if row.entry and row.role == "artifact" else []
+        if kept:
+            shown = ", ".join(k["layer"] for k in kept[:3]) + (f" and {len(kept) - 3} more" if len(kept) > 3 else "")
+            stay = "1 layer stays" if len(kept) == 1 else f"{len(kept)} layers stay"
+            lines.append((f"{row.name}: {stay} float: {shown} ({kept[0]['why']})", DIM))
+    lines += [(f"! {f['step']}: {f['message']}", RED) for f in document.get("failures", [])]
+    own = [f"{a['name']}: {w}" for a in document["artifacts"] for w in a.get("warnings", [])]
+    lines += [(f"! {text}", YELLOW) for text in dict.fromkeys([*document["warnings"], *own])]
+    return "\n".join(_wrapped(text, width, paint, style, "  ") for text, style in lines)
