@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ MAX_RANK = 16
 CUSTOM = 32  # BuiltinOperator of schema.fbs
 FLOAT32, FLOAT16, INT32, UINT8, INT64, INT16, INT8, INT4 = 0, 1, 2, 3, 4, 7, 9, 17  # TensorType of schema.fbs
 _BITS = {0: 32, 1: 16, 2: 32, 3: 8, 4: 64, 6: 8, 7: 16, 8: 64, 9: 8, 10: 64, 11: 128, 12: 64, 15: 32, 16: 16, 17: 4}
+_DTYPES = {FLOAT32: np.float32, FLOAT16: np.float16, INT8: np.int8, INT16: np.int16, INT32: np.int32, INT64: np.int64}
 _READ_ERRORS = (struct.error, ValueError, TypeError, IndexError, AttributeError, OverflowError, MemoryError)
 
 
@@ -67,6 +67,7 @@ def parse(data: bytes, name: str) -> Any:
         _bound(schema().Model.GetRootAs(data, 0), len(data))
         model = schema().ModelT.InitFromPackedBuf(data, 0)
         _check(model)
+        _gather(model, data)
     except _READ_ERRORS as error:
         raise ModelError(
             f"{name} is damaged: its flatbuffer cannot be read ({error or type(error).__name__})",
@@ -92,6 +93,8 @@ def _check(model: Any) -> None:
     model.buffers, model.operatorCodes = list(model.buffers or []), list(model.operatorCodes or [])
     if not model.subgraphs:
         raise ValueError("it has no graph")
+    for code in model.operatorCodes:  # files before 2020 have the number in the other field alone
+        code.builtinCode = max(code.builtinCode, code.deprecatedBuiltinCode)
     for graph in model.subgraphs:
         graph.tensors, graph.operators = list(graph.tensors or []), list(graph.operators or [])
         graph.inputs, graph.outputs = indices(graph.inputs), indices(graph.outputs)
@@ -107,6 +110,16 @@ def _check(model: Any) -> None:
         used = [graph.inputs, graph.outputs, *(ids for op in graph.operators for ids in (op.inputs, op.outputs))]
         if any(not -1 <= i < len(graph.tensors) for ids in used for i in ids):
             raise ValueError("an operator's tensor is out of range")
+
+
+def _gather(model: Any, data: bytes) -> None:
+    """Bring constants that lie behind the flatbuffer (as ai-edge-quantizer writes those of large models) into it."""
+    for buffer in model.buffers:
+        if buffer.offset > 1:
+            if buffer.offset + buffer.size > len(data):
+                raise ValueError("a constant is out of range")
+            buffer.data = np.frombuffer(data, np.uint8, buffer.size, buffer.offset)
+        buffer.offset = buffer.size = 0
 
 
 def indices(values: Any) -> list[int]:
@@ -148,10 +161,9 @@ def _AlignedBuilder(builder: Any) -> Any:
 def op_name(model: Any, op: Any) -> str:
     """BuiltinOperator name, or "CUSTOM:name"."""
     code = model.operatorCodes[op.opcodeIndex]
-    number = max(code.builtinCode, code.deprecatedBuiltinCode)
-    if number == CUSTOM:
+    if code.builtinCode == CUSTOM:
         return f"CUSTOM:{text(code.customCode)}"
-    return _names("BuiltinOperator").get(number, f"OP{number}")
+    return _names("BuiltinOperator").get(code.builtinCode, f"OP{code.builtinCode}")
 
 
 def custom_names(model: Any) -> tuple[str, ...]:
@@ -201,11 +213,18 @@ def stored_bytes(tensor: Any) -> int:
     return (elements(tensor) * _BITS.get(tensor.type, 0) + 7) // 8
 
 
-def floats(model: Any) -> Iterator[Array]:
-    """All float constants, as flat arrays."""
-    for graph in model.subgraphs:
-        for tensor in graph.tensors:
-            data = raw(model, tensor)
-            dtype = {FLOAT32: np.float32, FLOAT16: np.float16}.get(tensor.type)
-            if data is not None and dtype is not None:
-                yield np.frombuffer(data.tobytes(), dtype)
+def values(model: Any, tensor: Any) -> Array:
+    """A constant's values in its shape. Raises ValueError for one that is none, or of a type without a numpy twin."""
+    data = raw(model, tensor)
+    dtype = _DTYPES.get(tensor.type)
+    if data is None or dtype is None:
+        raise ValueError(f"'{text(tensor.name)}' is no constant of a plain type")
+    return np.frombuffer(data.tobytes(), dtype).reshape(tensor.shape)
+
+
+def store(model: Any, tensor: Any, array: Array) -> None:
+    """Give a tensor new values, in a buffer of its own."""
+    buffer = schema().BufferT()
+    buffer.data = np.frombuffer(array.tobytes(), np.uint8)
+    model.buffers.append(buffer)
+    tensor.buffer = len(model.buffers) - 1

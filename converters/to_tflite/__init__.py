@@ -14,9 +14,9 @@ from ...errors import ConversionError, UsageError
 from ...model import Model, QuantizationPlan
 from .. import _tflite as fb
 from . import interface
-from .export import export, has_rnn, layers
+from .exporter import export, has_rnn, layers
 from .graph import nodes, tidy, unique_names
-from .quantize import Job, Left, quantize
+from .quantizer import Job, Left, quantize
 from .ranges import Trial, measure, samples
 
 TOOLS = ("tensorflow", "keras", "ai-edge-litert", "ai-edge-quantizer")
@@ -38,7 +38,7 @@ class ToTflite:
         left: list[Left] = []
         if plan.scheme != "float32" or plan.overrides:
             graph, left, ranges = _quantized(model, data, plan, graph, before)
-        names = [s.name for s in model.inputs], [s.name for s in model.outputs]
+        names = _names(model)
         interface.set_types(graph, plan.io, ranges)
         interface.rename_signature(graph, *names)
         tidy(graph)
@@ -59,7 +59,12 @@ class ToTflite:
             graph = fb.parse(export(model, unroll=plan.is_static), "the converter's output")
             interface.order_by_signature(graph)
         unique_names(graph)
+        interface.rename_signature(graph, *_names(model))
         return graph
+
+
+def _names(model: Model) -> tuple[list[str], list[str]]:
+    return [s.name for s in model.inputs], [s.name for s in model.outputs]
 
 
 def _given(model: Model) -> Any:

@@ -22,6 +22,7 @@ COMPUTES = {  # operators that ai-edge-quantizer leaves float and LiteRT compute
     "ELU": (fb.INT8,),
     "ABS": (fb.INT8, fb.INT16),
     "NEG": (fb.INT8,),
+    "PRELU": (fb.INT8,),
 }
 
 
@@ -209,11 +210,29 @@ def _fold_computes(model: Any, graph: Any) -> None:
         if fb.op_name(model, quantize) != "QUANTIZE":
             continue
         kinds = {graph.tensors[source].type, graph.tensors[quantize.outputs[0]].type}
-        if len(kinds) == 1 and kinds <= set(types):
+        slopes = [graph.tensors[i] for i in op.inputs[1:]]
+        if len(kinds) == 1 and kinds <= set(types) and all(_is_float_constant(model, t) for t in slopes):
+            if len(op.inputs) > 1:
+                op.inputs[1] = _quantized_slopes(model, graph, op.inputs[1])
             op.inputs[0], op.outputs[0] = source, quantize.outputs[0]
             quantize.inputs = []
             for shape in shapes:
                 shape.inputs[0] = op.outputs[0]
+
+
+def _is_float_constant(model: Any, tensor: Any) -> bool:
+    return tensor.type == fb.FLOAT32 and fb.is_constant(model, tensor)
+
+
+def _quantized_slopes(model: Any, graph: Any, index: int) -> int:
+    """The slopes of a PRELU as a constant of their own: int8, symmetric, one scale."""
+    slopes = fb.values(model, graph.tensors[index])
+    scale = max(float(np.abs(slopes).max()) / 127, 1e-12)
+    quantization = fb.schema().QuantizationParametersT()
+    quantization.scale, quantization.zeroPoint = np.array([scale], np.float32), np.array([0], np.int64)
+    quantized = new_tensor(graph, graph.tensors[index], "_int8", type=fb.INT8, quantization=quantization)
+    fb.store(model, graph.tensors[quantized], np.round(slopes / scale).astype(np.int8))
+    return quantized
 
 
 def _split(model: Any, operators: list[Any]) -> tuple[list[Any], list[Any]]:
@@ -278,12 +297,8 @@ def _halve(model: Any, graph: Any, index: int) -> int:
     """Turn a constant into float16; returns the index of its float32 twin."""
     tensor = graph.tensors[index]
     twin = new_tensor(graph, tensor, "_float32")
-    buffer = fb.schema().BufferT()
-    data = fb.raw(model, tensor)
-    assert data is not None  # _can_halve saw it
-    buffer.data = np.frombuffer(data.view(np.float32).astype(np.float16).tobytes(), np.uint8)
-    model.buffers.append(buffer)
-    tensor.type, tensor.buffer = fb.FLOAT16, len(model.buffers) - 1
+    fb.store(model, tensor, fb.values(model, tensor).astype(np.float16))
+    tensor.type = fb.FLOAT16
     return twin
 
 

@@ -15,13 +15,15 @@ import numpy as np
 from ...errors import ConversionError, MissingDependencyError
 from ...model import STATIC, QuantizationPlan, Scheme
 from .. import _tflite as fb
-from .export import last_line
-from .graph import Node, fold, halve, nodes
+from .biases import rewrite_biases
+from .exporter import last_line
+from .graph import MOVES, Node, fold, halve, nodes
 from .interface import Range
 from .ranges import Trial, write_range
 
 EVERYTHING = ".*"
 ACTIVATION_BITS = {"int8": 8, "int16x8": 16}
+CLIPPING = "OCTAV"  # of int4 weights: Sakr et al., "Optimal Clipping and Magnitude-aware Differentiation" (ICML 2022)
 FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 MIN_WEIGHTS = 64  # float constants below this are no loss
 
@@ -115,6 +117,7 @@ def _carry_out(job: Job, skip: Mapping[str, str]) -> bytes:
     if "fp16" in wanted.values():
         halve(model, lambda scope: wanted.get(scope) == "fp16")
     if job.plan.is_static:
+        rewrite_biases(model, _parse(job.content))
         fold(model)
     return fb.pack(model)
 
@@ -171,7 +174,7 @@ def _add(quantizer: Any, regex: str, scheme: str, operation: str = "*") -> None:
     elif scheme in ("int8-weight-only", "int4-weight-only"):
         quantizer.add_weight_only_config(regex, operation, 8)
         if scheme == "int4-weight-only":  # where there is no such form, the rule before holds
-            quantizer.add_weight_only_config(f"(?:{regex})", operation, 4)
+            quantizer.add_weight_only_config(f"(?:{regex})", operation, 4, algorithm_key=CLIPPING)
     else:
         quantizer.update_quantization_recipe(regex, operation, algorithm_key="no_quantize")
 
@@ -213,7 +216,7 @@ def left_float(job: Job, model: Any, skip: Mapping[str, str]) -> list[Left]:
     for op in graph.operators:
         kind = fb.op_name(model, op)
         node = next((wanted[n] for i in op.outputs if (n := fb.text(graph.tensors[i].name)) in wanted), None)
-        if kind in ("QUANTIZE", "DEQUANTIZE") or node is None:
+        if kind in ("QUANTIZE", "DEQUANTIZE", *MOVES) or node is None:
             continue
         scheme = job.scheme(node)
         if scheme == "float32" and job.plan.scheme != "float32":
