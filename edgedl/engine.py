@@ -36,8 +36,8 @@ class Engine(ABC):
         self.errors = errors  # what the interpreter raises
         self.shapes = tuple(shapes)  # of the inputs, as the file has them
         lengths = {s[0] for s in shapes if s}
-        open_batch = 1 if one_by_one else None
-        self.batch = next(iter(lengths)) or open_batch if len(lengths) == 1 else 1
+        self.has_batch = len(lengths) == 1  # otherwise the first axes are not all samples: taken as they are
+        self.batch = (next(iter(lengths)) or (1 if one_by_one else None)) if self.has_batch else None
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs by name. `inputs` are one batch or, along their first axis, any number of independent samples.
@@ -52,15 +52,12 @@ class Engine(ABC):
         self.require_open()
         feed = self._checked(inputs)
         count = self._samples(feed)
-        whole = [a.shape == s for a, s in zip(feed, self.shapes, strict=True)]
-        outputs, elapsed = self._once(feed) if all(whole) or count == self.batch else self._batches(feed, count)
+        outputs, elapsed = self._once(feed) if self.batch in (None, count) else self._batches(feed, self.batch, count)
         return {s.name: a for s, a in zip(self.outputs, outputs, strict=True)}, elapsed
 
-    def _batches(self, feed: list[Array], count: int) -> tuple[list[Array], int]:
+    def _batches(self, feed: list[Array], size: int, count: int) -> tuple[list[Array], int]:
         """Run in batches of the file's size; the last one is filled up with copies of its last sample."""
-        if self.batch is None:
-            return self._once(feed)
-        size, elapsed, parts = self.batch, 0, []
+        elapsed, parts = 0, []
         for start in range(0, count, size):
             self.reset()
             part, took = self._once([_chunk(a, start, size) for a in feed])
@@ -97,9 +94,13 @@ class Engine(ABC):
         return x
 
     def _samples(self, feed: list[Array]) -> int:
+        """How many samples were given. Raises DataError for none, or another number for another input."""
         counts = {len(a) for a in feed if a.ndim}
-        same_as_file = all(a.shape == s for a, s in zip(feed, self.shapes, strict=True))
-        if 0 in counts or (len(counts) > 1 and not same_as_file):
+        if self.has_batch:
+            fits = len(counts) == 1
+        else:
+            fits = all(s[0] in (None, len(a)) for a, s in zip(feed, self.shapes, strict=True) if s)
+        if 0 in counts or not fits:
             given = ", ".join(f"{s.name} {show_shape(a.shape)}" for s, a in zip(self.inputs, feed, strict=True))
             raise DataError(
                 f"the inputs of {self.artifact.path.name} must hold the same number of samples, at least one: {given}",
@@ -549,10 +550,10 @@ def predict(source: Artifact | Engine, inputs: Mapping[str, Array], *, threads: 
             return predict(engine, inputs)
     count = max((len(x) for x in inputs.values() if x.ndim), default=1)
     specs = {s.name: s for s in source.inputs}
-    parts = []
-    for start in range(0, max(count, 1), BATCH):
+    size, parts = BATCH if source.has_batch else max(count, 1), []
+    for start in range(0, max(count, 1), size):
         source.reset()
-        feed = {k: x[start : start + BATCH] if x.ndim else x for k, x in inputs.items()}
+        feed = {k: x[start : start + size] if x.ndim else x for k, x in inputs.items()}
         parts.append(source.run({k: to_input(specs[k], x) if k in specs else x for k, x in feed.items()}))
     return {s.name: s.dequantize(_together([p[s.name] for p in parts])) for s in source.outputs}
 

@@ -213,6 +213,27 @@ def test_inputs_of_different_length_are_refused() -> None:
         engine.run({"a": np.zeros((2, 3), np.float32), "b": np.zeros((3, 2), np.float32)})
 
 
+def test_first_axes_that_are_not_samples_are_taken_as_they_are(tmp_path: Path) -> None:
+    h, floats = onnx.helper, onnx.TensorProto.FLOAT
+    graph = h.make_graph(
+        [h.make_node("MatMul", ["x", "table"], ["y"])],
+        "g",
+        [h.make_tensor_value_info("x", floats, ["n", 4]), h.make_tensor_value_info("table", floats, [4, 2])],
+        [h.make_tensor_value_info("y", floats, ["n", 2])],
+    )
+    path = tmp_path / "m.onnx"
+    onnx.save(h.make_model(graph, opset_imports=[h.make_opsetid("", 17)], ir_version=8), path)
+    table = rng_array((4, 2), "float32")
+    with open_engine(describe(path)) as engine:
+        for count in (1, 3):
+            x = rng_array((count, 4), "float32", count)
+            np.testing.assert_allclose(engine.run({"x": x, "table": table})["y"], x @ table, rtol=1e-5)
+        long = {"x": rng_array((100, 4), "float32"), "table": table}
+        np.testing.assert_allclose(predict(engine, long)["y"], long["x"] @ table, rtol=1e-5)
+        with pytest.raises(DataError, match=r"table \[3, 2\]"):
+            engine.run({"x": x, "table": table[:3]})
+
+
 def test_a_closed_engine_says_so() -> None:
     engine = open_engine(describe(DATA / "dense_float.tflite"))
     engine.close()
