@@ -14,6 +14,9 @@ from ...model import Model
 from .._frameworks import keras, tensorflow
 
 SIGNATURE = "serving_default"
+UNSUPPORTED = re.compile(  # (path of the operator, its name) in the converter's message
+    r"""fused\["\w+:", "([^"@]+)[^"]*"\][^\n]*: 'tf\.(\w+)' op is neither a custom op nor a flex op"""
+)
 
 
 def export(model: Model, *, unroll: bool) -> bytes:
@@ -52,29 +55,34 @@ def _save(tf: Any, net: Any, folder: str, batch: int | None) -> None:
 
 
 def _failure(error: Exception) -> ConversionError:
-    message = str(error)
-    ops = sorted(
-        {m[1] for m in re.finditer(r"tf\.(\w+) op is neither a custom op nor a flex op|tf\.(\w+) \{", message) if m[1]}
-    )
-    if ops:
+    """The converter's exception (an MLIR dump, or Keras's) as one sentence that names operators and layers."""
+    missing = sorted(set(UNSUPPORTED.findall(str(error))))
+    if missing:
+        named = ", ".join(f"{op} (in {path.rpartition('/')[0]})" for path, op in missing)
         return ConversionError(
-            f"TensorFlow Lite has no operator for {', '.join(ops)}, which the model uses",
+            f"TensorFlow Lite has no operator for {named}",
             next="replace the layer that uses it, or convert to ONNX with --format onnx",
         )
     return ConversionError(
-        f"TensorFlow's converter failed: {last_line(message) or type(error).__name__}",
+        f"TensorFlow's converter failed: {last_line(str(error)) or type(error).__name__}",
         next="run again with --debug to see all it printed, or convert to ONNX with --format onnx",
     )
 
 
 def last_line(message: str) -> str:
-    """The last line of a message that says something, shortened.
+    """What a many-lined message comes down to: its first "error:", else its last plain line; shortened.
 
-    >>> last_line("Traceback:\\n  x\\nerror: no such op\\n\\n")
-    'error: no such op'
+    >>> last_line("<unknown>:0: error: loc(x): no such op\\nmodule {\\n}")
+    'no such op'
+    >>> last_line("Exception encountered\\n\\nshapes differ\\n\\nArguments received by call():\\n  • x=1")
+    'shapes differ'
     """
-    lines = [line.strip() for line in message.splitlines() if line.strip() and not line.startswith(("\t", " "))]
-    return lines[-1][:300] if lines else ""
+    lines = [re.sub(r"\x1b\[\d*m", "", line).strip() for line in message.splitlines()]
+    errors = [line.rpartition("error: ")[2] for line in lines if "error: " in line]
+    if errors:
+        return re.sub(r"^loc\(.*\): ", "", errors[0])[:300]
+    plain = [line for line in lines if line and not line.startswith(("Arguments received", "•", "}", "{"))]
+    return plain[-1][:300] if plain else ""
 
 
 def _refuse_broken_weights(net: Any) -> None:

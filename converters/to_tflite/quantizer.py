@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import ConversionError, MissingDependencyError
+from ...errors import ConversionError, MissingDependencyError, UsageError
 from ...model import STATIC, QuantizationPlan, Scheme
+from ...registry import did_you_mean
 from .. import _tflite as fb
 from .biases import rewrite_biases
 from .exporter import last_line
@@ -66,6 +67,7 @@ def quantize(job: Job) -> tuple[Any, list[Left]]:
     job = Job(
         **{**{k: getattr(job, k) for k in job.__slots__}, "nodes": nodes(_parse(job.content), job.known, job.last)}
     )
+    _check_patterns(job)
     skip: dict[str, str] = {}
     content, error = _attempt(job, skip)
     if content is None:
@@ -78,6 +80,17 @@ def quantize(job: Job) -> tuple[Any, list[Left]]:
         )
     model = _parse(content)
     return model, left_float(job, model, skip)
+
+
+def _check_patterns(job: Job) -> None:
+    """Raise UsageError for an override that matches no operator; of a Keras model, the quantize stage has checked."""
+    names = [] if job.known else [name for node in job.nodes for name in node.layers]
+    for pattern in job.plan.overrides:
+        if names and not any(fnmatchcase(name, pattern) for name in names):
+            raise UsageError(
+                f"no operator's output matches the override '{pattern}'{did_you_mean(pattern, names)}",
+                next="use a name or pattern that edgedl inspect shows",
+            )
 
 
 def _parse(content: bytes) -> Any:
