@@ -1,19 +1,29 @@
-"""Latency distributions, error and size of every layer, change of every class."""
+"""Latency distributions, error and size of every layer, change of every class; all as wide as the page allows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from . import figures
 from .document import IDENTICAL_DB, ClassChange, Document, Latency, Layer
-from .scatter import CHARACTER, FORMATS
+from .scatter import FORMATS
 from .summary import Row, rows
-from .svg import Scale, Svg, canvas, el, group, linear_ticks, nice, short, tip, x_axis, y_axis
+from .svg import Scale, Svg, at, el, fluid, fluid_x_axis, group, linear_ticks, nice, short, tip
 
-WIDTH = 880
-BINS = 100
-ROW = 50  # height of one distribution
-MARKS = (("p50", "50 % of the runs took at most"), ("p90", "90 %"), ("p99", "99 %"))
+BINS = 120
+ROW = 76.0  # height of one distribution, of which the histogram takes HIGH
+HIGH = 36.0
+MARKS = (("p50", "half of the runs took at most"), ("p90", "90 % took at most"), ("p99", "99 % took at most"))
+GUTTER = 52.0  # width of the column of axis labels
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """A drawing and, in a column of fixed width to its left, the labels of its vertical axis."""
+
+    axis: Svg
+    body: Svg
 
 
 def distributions(document: Document, target: str) -> Svg | None:
@@ -22,59 +32,61 @@ def distributions(document: Document, target: str) -> Svg | None:
     if not found:
         return None
     axis = _time_axis([latency for _, latency in found])
-    bottom = 24 + ROW * len(found)
+    bottom = ROW * len(found)
     kind = "logarithmic" if axis.log else "from zero" if axis.low == 0 else "does not begin at zero"
-    parts = [
-        x_axis(axis, bottom, 18, figures.time, f"latency of one inference on {target} ({kind})"),
-        *(el("text", name, x=at, y=12, class_="title", text_anchor="end") for name, at in zip(("p50", "p90", "p99"), (742, 808, 874), strict=True)),
-    ]  # fmt: skip
+    parts = [fluid_x_axis(axis, bottom, 0, figures.time, f"latency of one inference on {target} ({kind})")]
     for i, (row, latency) in enumerate(found):
-        parts.append(_distribution(row, latency, axis, 24 + ROW * (i + 1)))
+        parts.append(_distribution(row, latency, axis, ROW * (i + 1)))
     told = "; ".join(f"{row.name} p50 {figures.time(m['p50'])}, p99 {figures.time(m['p99'])}" for row, m in found)
-    return canvas(WIDTH, bottom + 42, *parts, label=f"Distribution of the latency on {target}: {told}", class_="wide")
+    return fluid(bottom + 40, *parts, label=f"Distribution of the latency on {target}: {told}")
 
 
 def beyond(document: Document, target: str) -> str:
-    """How many samples lie right of the axis, as a sentence; empty when none does."""
-    found = [row.latency[target] for row in rows(document) if target in row.latency]
-    high = _time_axis(found).high
-    outside = sum(v > high for m in found for v in m.get("samples", []))
-    most = max((v for m in found for v in m.get("samples", [])), default=0.0)
-    total = sum(len(m.get("samples", [])) for m in found)
-    return (
-        f"{outside} of {total:,} runs took longer than the axis shows, at most {figures.time(most)}." if outside else ""
-    )
+    """What the distributions do not show: runs past the axis, runs that never became steady. Empty when nothing."""
+    found = [(row, row.latency[target]) for row in rows(document) if target in row.latency]
+    if not found:
+        return ""
+    high = _time_axis([m for _, m in found]).high
+    samples = [v for _, m in found for v in m.get("samples", [])]
+    outside = [v for v in samples if v > high]
+    texts = []
+    if outside:
+        took = f"took longer than the axis shows, at most {figures.time(max(outside))}"
+        texts.append(f"{len(outside):,} of {len(samples):,} runs {took}.")
+    unsteady = [row.name for row, m in found if m.get("warmup", {}).get("stationary") is False]
+    if unsteady:
+        texts.append(f"Warming up never became steady for {', '.join(unsteady)}: take these with care.")
+    return " ".join(texts)
 
 
 def _time_axis(found: Sequence[Latency]) -> Scale:
-    """From the fastest run to just past the slowest p99; from zero when that costs little; log when they differ widely."""
+    """Just past the slowest p99; from zero where that costs little room, logarithmic where the files differ widely."""
     low = min(min([*m.get("samples", []), m["p50"]]) for m in found)
-    high = max(m["p99"] for m in found) * 1.08
-    high = max(high, low * 1.02, 1e-6)
+    high = max(max(m["p99"] for m in found) * 1.06, low * 1.02, 1e-6)
     if high / max(low, 1e-9) > 12:
-        return Scale(max(low, 1e-3) / 1.1, high * 1.1, 190, 680, log=True)
-    return Scale(0.0 if low < 0.4 * high else low - 0.03 * (high - low), high, 190, 680)
+        return Scale(max(low, 1e-3) / 1.1, high * 1.1, 0, 100, log=True)
+    return Scale(0.0 if low < 0.4 * high else low - 0.03 * (high - low), high, 0, 100)
 
 
 def _distribution(row: Row, latency: Latency, axis: Scale, y: float) -> Svg:
     kind = f"f{FORMATS.index(row.format)}" if row.format in FORMATS else "f9"
     samples = latency.get("samples", [])
     runs = latency.get("runs", len(samples))
+    told = " · ".join(f"{name} {figures.time(latency[name])}" for name, _ in MARKS)  # type: ignore[literal-required]
+    strong = " strong" if row.role == "artifact" else ""
     parts = [
-        el("text", short(row.name, 28), x=0, y=y - 20, class_="label strong" if row.role == "artifact" else "label"),
-        el("text", f"{runs:,} runs" if runs else "", x=0, y=y - 6, class_="tick"),
-        el("line", x1=axis.start, x2=axis.end, y1=y, y2=y, class_="axis"),
+        el("text", short(row.name, 34), x=0, y=y - ROW + 20, class_=f"label{strong} halo"),
+        el("text", f"{runs:,} runs" if runs else "", x="100%", y=y - ROW + 20, class_="tick halo", text_anchor="end"),
+        el("text", told, x=0, y=y - ROW + 35, class_="value halo"),
+        el("line", x1=0, x2="100%", y1=y, y2=y, class_="axis"),
         _histogram(samples, axis, y, "area" if row.role == "artifact" else "area pale"),
     ]
-    for (name, words), at in zip(MARKS, (742, 808, 874), strict=True):
-        value = latency[name]  # type: ignore[literal-required]
-        place = axis.clamp(value)
-        text = f"{row.name}: {words} {figures.time(value)}"
-        mark = el("line", x1=place, x2=place, y1=y, y2=y - ROW + 14, class_=f"mark {name}")
-        parts += [
-            group(mark, tip(text), data_tip=text),
-            el("text", figures.time(value), x=at, y=y - 12, class_="value", text_anchor="end"),
-        ]
+    for name, words in MARKS:
+        value: float = latency[name]  # type: ignore[literal-required]
+        place, text = at(axis.clamp(value)), f"{row.name}: {words} {figures.time(value)}"
+        mark = el("line", x1=place, x2=place, y1=y, y2=y - HIGH, class_=f"mark {name}")
+        wide = el("line", x1=place, x2=place, y1=y, y2=y - HIGH, class_="target")
+        parts.append(group(wide, mark, tip(text), data_tip=text))
     return group(*parts, class_=kind)
 
 
@@ -83,42 +95,55 @@ def _histogram(samples: Sequence[float], axis: Scale, y: float, class_: str) -> 
     counts = [0] * BINS
     for value in samples:
         if axis.low <= value <= axis.high:
-            counts[min(BINS - 1, int((axis(value) - axis.start) / (axis.end - axis.start) * BINS))] += 1
+            counts[min(BINS - 1, int(axis(value) / 100 * BINS))] += 1
     most = max(counts) or 1
-    wide = (axis.end - axis.start) / BINS
-    path = [f"M{axis.start:g} {y:g}"]
-    for i, n in enumerate(counts):
-        top = y - n / most * (ROW - 18)
-        path.append(f"V{top:.1f}H{axis.start + (i + 1) * wide:.1f}")
-    return el("path", d="".join([*path, f"V{y:g}Z"]), class_=class_)
+    steps = "".join(f"V{HIGH - n / most * (HIGH - 3):.1f}H{i + 1}" for i, n in enumerate(counts))
+    path = el("path", d=f"M0 {HIGH:g}{steps}V{HIGH:g}Z", class_=class_)
+    return el(
+        "svg",
+        path,
+        x=0,
+        y=y - HIGH,
+        width="100%",
+        height=HIGH,
+        viewBox=f"0 0 {BINS} {HIGH:g}",
+        preserveAspectRatio="none",
+    )
 
 
-def layers(found: Sequence[Layer]) -> Svg | None:
+def layers(found: Sequence[Layer]) -> Plot | None:
     """Along the network from input to output: the SQNR of every layer above, its bytes below."""
     shown = [layer for layer in found if layer["sqnr_db"] is not None]
     if not shown:
         return None
-    left, right, top, middle, bottom = 58, WIDTH - 6, 30, 210, 300
-    wide = (right - left) / len(found)
-    finite = [layer["sqnr_db"] for layer in shown if abs(layer["sqnr_db"] or 0.0) < IDENTICAL_DB]
-    low, high = min([0.0, *(v or 0.0 for v in finite)]), max([30.0, *(v or 0.0 for v in finite)])
-    error = Scale(low, high * 1.05, middle, top)
-    most = max((layer["bytes"] for layer in found), default=0)
-    size = Scale(0.0, (most or 1) * 1.08, bottom, middle + 34)
-    parts = [
-        y_axis(error, left, right, lambda v: f"{v:g}".replace("-", "−"), "SQNR (dB): error of the layer's output, lower is worse"),
-        y_axis(size, left, right, figures.size, "", 3),
-        el("text", "weights (bytes)", x=0, y=middle + 25, class_="title"),
-        el("line", x1=left, x2=right, y1=error(0), y2=error(0), class_="axis"),
-        el("line", x1=left, x2=right, y1=bottom, y2=bottom, class_="axis"),
-        *_layer_bars(found, left, wide, error, size),
-        *_worst_names(found, left, wide, error),
-        *_numbers(len(found), left, wide, bottom),
-        el("text", "layer, from input to output", x=(left + right) / 2, y=bottom + 32, class_="title", text_anchor="middle"),
-    ]  # fmt: skip
+    top, middle, bottom = 14.0, 200.0, 284.0
+    wide = 100 / len(found)
+    finite = [_db(layer) for layer in shown if abs(_db(layer)) < IDENTICAL_DB]
+    error = Scale(min([0.0, *finite]), max([30.0, *finite]) * 1.05, middle, top)
+    size = Scale(0.0, (max(layer["bytes"] for layer in found) or 1) * 1.08, bottom, middle + 30)
+    ticks = [*_y_ticks(error, 5, lambda v: f"{v:g} dB"), *_y_ticks(size, 2, figures.size)]
+    body = [
+        *(el("line", x1=0, x2="100%", y1=y, y2=y, class_="grid") for y, _ in ticks),
+        el("line", x1=0, x2="100%", y1=error(0), y2=error(0), class_="axis"),
+        el("line", x1=0, x2="100%", y1=bottom, y2=bottom, class_="axis"),
+        *_layer_bars(found, wide, error, size),
+        *_worst_names(found, wide, error),
+        *_numbers(len(found), wide, bottom),
+        el("text", "layer, from input to output", x="50%", y=bottom + 32, class_="title", text_anchor="middle"),
+    ]
     worst = min(shown, key=_db)
     label = f"{len(found)} layers; the worst is {worst['name']} with {figures.decibel(worst['sqnr_db'])}"
-    return canvas(WIDTH, bottom + 40, *parts, label=label, class_="wide")
+    return Plot(_y_labels(bottom + 38, ticks), fluid(bottom + 38, *body, label=label))
+
+
+def _y_ticks(scale: Scale, most: int, text: Callable[[float], str]) -> list[tuple[float, str]]:
+    """(place, label) of each tick."""
+    return [(scale(v), text(v).replace("-", "−")) for v in scale.ticks(most)]
+
+
+def _y_labels(height: float, ticks: Sequence[tuple[float, str]]) -> Svg:
+    marks = [el("text", text, x=GUTTER - 6, y=y + 3.5, class_="tick", text_anchor="end") for y, text in ticks]
+    return el("svg", *marks, width=GUTTER, height=height, class_="chart", aria_hidden="true")
 
 
 def _db(layer: Layer) -> float:
@@ -130,47 +155,42 @@ def worst_layers(found: Sequence[Layer], most: int) -> list[Layer]:
     return sorted((layer for layer in found if layer["sqnr_db"] is not None), key=_db)[:most]
 
 
-def _layer_bars(found: Sequence[Layer], left: float, wide: float, error: Scale, size: Scale) -> Iterator[Svg]:
+def _layer_bars(found: Sequence[Layer], wide: float, error: Scale, size: Scale) -> Iterator[Svg]:
     worst = {id(layer) for layer in worst_layers(found, 3)}
-    gap = min(2.0, wide * 0.2)
     for i, layer in enumerate(found):
-        x, words = (
-            left + i * wide + gap / 2,
-            f"{i + 1}. {layer['name']} ({layer['op']}): {figures.decibel(layer['sqnr_db'])}, {figures.size(layer['bytes'])}",
-        )
-        bars = [el("rect", x=x, y=error.end, width=wide - gap, height=size.start - error.end, class_="hover")]
+        x, w = at(i * wide + 0.1 * wide), at(wide * 0.8)
+        words = f"{i + 1}. {layer['name']} ({layer['op']}): {figures.decibel(layer['sqnr_db'])}, {figures.size(layer['bytes'])}"
+        bars = [el("rect", x=x, y=error.end, width=w, height=size.start - error.end, class_="hover")]
         if layer["sqnr_db"] is not None:
-            y = error.clamp(layer["sqnr_db"])
             kind = "same" if layer["sqnr_db"] >= IDENTICAL_DB else "worst" if id(layer) in worst else "error"
-            bars.append(_bar(x, y, error(0), wide - gap, kind))
-        bars.append(_bar(x, size(layer["bytes"]), size.start, wide - gap, "bytes"))
+            bars.append(_bar(x, error.clamp(layer["sqnr_db"]), error(0), w, kind))
+        bars.append(_bar(x, size(layer["bytes"]), size.start, w, "bytes"))
         yield group(*bars, tip(words), data_tip=words)
 
 
-def _bar(x: float, y: float, zero: float, wide: float, class_: str) -> Svg:
+def _bar(x: str, y: float, zero: float, wide: str, class_: str) -> Svg:
     return el("rect", x=x, y=min(y, zero), width=wide, height=max(abs(zero - y), 0.4), class_=class_)
 
 
-def _worst_names(found: Sequence[Layer], left: float, wide: float, error: Scale) -> Iterator[Svg]:
+def _worst_names(found: Sequence[Layer], wide: float, error: Scale) -> Iterator[Svg]:
     """The names of the worst layers over their bars, where they do not cover each other."""
     places = {id(layer): i for i, layer in enumerate(found)}
-    taken: list[tuple[float, float]] = []
+    taken: list[float] = []
     for layer in worst_layers(found, 3):
-        if layer["sqnr_db"] is None or layer["sqnr_db"] >= IDENTICAL_DB:
+        x = (places[id(layer)] + 0.5) * wide
+        if _db(layer) >= IDENTICAL_DB or any(abs(x - other) < 30 for other in taken):
             continue
-        text = f"{short(layer['name'], 24)} {figures.decibel(layer['sqnr_db'])}"
-        half = len(text) * CHARACTER / 2
-        x = min(max(left + (places[id(layer)] + 0.5) * wide, left + half), WIDTH - half)
-        if any(abs(x - other) < half + room + 8 for other, room in taken):
-            continue
-        taken.append((x, half))
-        y = max(error.clamp(layer["sqnr_db"]), error.end + 16) - 5
-        yield el("text", text, x=x, y=y, class_="label halo", text_anchor="middle")
+        anchor = "start" if x < 15 else "end" if x > 85 else "middle"
+        text = f"{short(layer['name'], 26)} {figures.decibel(layer['sqnr_db'])}"
+        y = max(error.clamp(_db(layer)), error.end + 16) - 5
+        yield el("text", text, x=at(x), y=y, class_="label halo" + (" second" if taken else ""), text_anchor=anchor)
+        taken.append(x)
 
 
-def _numbers(count: int, left: float, wide: float, bottom: float) -> Iterator[Svg]:
-    for value in {1, *(int(v) for v in linear_ticks(0, count, 10) if v >= 1 and v == int(v))}:
-        yield el("text", str(value), x=left + (value - 0.5) * wide, y=bottom + 15, class_="tick", text_anchor="middle")
+def _numbers(count: int, wide: float, bottom: float) -> Iterator[Svg]:
+    for value in sorted({1, *(int(v) for v in linear_ticks(0, count, 7) if v >= 1 and v == int(v))}):
+        if value == 1 or value * wide > 5:
+            yield el("text", str(value), x=at((value - 0.5) * wide), y=bottom + 15, class_="tick", text_anchor="middle")
 
 
 def change(found: ClassChange) -> float | None:
@@ -188,54 +208,52 @@ def change_scale(found: Sequence[ClassChange]) -> float:
 def change_bar(points: float, scale: float) -> Svg:
     """A bar to the left (lost) or right (gained) of the middle; its text stands in the table cell beside it."""
     wide = min(abs(points) / scale, 1.0) * 100
-    bar = el(
-        "rect",
-        x=100 - wide if points < 0 else 100,
-        y=2,
-        width=wide,
-        height=10,
-        class_="lost" if points < 0 else "gained",
-    )
-    middle = el("line", x1=100, x2=100, y1=0, y2=14, class_="middle")
-    return el(
-        "svg", bar, middle, viewBox="0 0 200 14", preserveAspectRatio="none", class_="cellbar", aria_hidden="true"
-    )
+    kind, x = ("lost", 100 - wide) if points < 0 else ("gained", 100)
+    bar = el("rect", x=x, y=2, width=wide, height=10, class_=kind)
+    return _cell(bar, el("line", x1=100, x2=100, y1=0, y2=14, class_="middle"))
 
 
 def share_bar(share: float) -> Svg:
     """A bar of a share of the widest, 0..1."""
-    bar = el("rect", x=0, y=2, width=max(share, 0.002) * 200, height=10, class_="spent")
-    return el("svg", bar, viewBox="0 0 200 14", preserveAspectRatio="none", class_="cellbar", aria_hidden="true")
+    return _cell(el("rect", x=0, y=2, width=max(share, 0.002) * 200, height=10, class_="spent"))
 
 
-def change_curve(found: Sequence[ClassChange]) -> Svg | None:
+def _cell(*parts: Svg) -> Svg:
+    return el("svg", *parts, viewBox="0 0 200 14", preserveAspectRatio="none", class_="cellbar", aria_hidden="true")
+
+
+def change_curve(found: Sequence[ClassChange]) -> Plot | None:
     """Every class, sorted by its change, as one stepped area: who lost is left, who gained right."""
     values = sorted(v for v in map(change, found) if v is not None)
     if len(values) < 2:
         return None
-    most = change_scale(found)
-    left, right = 58, WIDTH - 6
-    scale, wide = Scale(-most, most, 150, 26), (right - left) / len(values)
-    zero = scale(0)
-    steps = "".join(f"V{scale(v):.1f}H{left + (i + 1) * wide:.1f}" for i, v in enumerate(values))
+    most, bottom = change_scale(found), 146.0
+    scale = Scale(-most, most, bottom, 10)
+    ticks = _y_ticks(scale, 5, lambda v: f"{v:+g}" if v else "0")
+    steps = "".join(f"V{scale(v):.1f}H{i + 1}" for i, v in enumerate(values))
+    area = el("path", d=f"M0 {scale(0):g}{steps}V{scale(0):g}Z", class_="area curve")
     lost, gained = sum(v < 0 for v in values), sum(v > 0 for v in values)
-    split = left + lost * wide
-    parts = [
-        y_axis(scale, left, right, lambda v: f"{v:+g}".replace("-", "−") if v else "0", "change of a class (points)"),
-        el("path", d=f"M{left} {zero:g}{steps}V{zero:g}Z", class_="area curve"),
-        el("line", x1=left, x2=right, y1=zero, y2=zero, class_="axis"),
-        el("text", f"{lost} lost", x=left + 2, y=164, class_="tick"),
-        el("text", f"{gained} gained", x=right, y=164, class_="tick", text_anchor="end"),
+    body = [
+        *(el("line", x1=0, x2="100%", y1=y, y2=y, class_="grid") for y, _ in ticks),
+        el(
+            "svg",
+            area,
+            width="100%",
+            height=bottom,
+            viewBox=f"0 0 {len(values)} {bottom:g}",
+            preserveAspectRatio="none",
+        ),
+        el("line", x1=0, x2="100%", y1=scale(0), y2=scale(0), class_="axis"),
+        el("text", f"{lost} lost", x=0, y=bottom + 16, class_="tick"),
+        el(
+            "text",
+            f"{len(values) - lost - gained} unchanged",
+            x="50%",
+            y=bottom + 16,
+            class_="tick",
+            text_anchor="middle",
+        ),
+        el("text", f"{gained} gained", x="100%", y=bottom + 16, class_="tick", text_anchor="end"),
     ]
-    if 60 < split - left < right - left - 130 and gained + lost < len(values):
-        parts.append(
-            el(
-                "text",
-                f"{len(values) - lost - gained} unchanged",
-                x=(left + right) / 2,
-                y=164,
-                class_="tick",
-                text_anchor="middle",
-            )
-        )
-    return canvas(WIDTH, 172, *parts, label=f"{lost} classes lost, {gained} gained, of {len(values)}", class_="wide")
+    label = f"Change of {len(values)} classes, sorted: {lost} lost, {gained} gained"
+    return Plot(_y_labels(bottom + 22, ticks), fluid(bottom + 22, *body, label=label))

@@ -9,12 +9,27 @@ from .document import IDENTICAL_DB
 NOTHING = "–"
 RELATIVE = frozenset({"mae", "mse", "psnr"})  # metrics without a fixed scale: their drop is relative
 LOWER_IS_BETTER = frozenset({"mae", "mse"})
+TITLES = {
+    "accuracy": "Accuracy", "f1": "F1", "roc_auc": "ROC AUC", "mae": "MAE", "mse": "MSE", "psnr": "PSNR",
+    "mean_iou": "Mean IoU", "agreement": "Agreement", "fidelity": "Fidelity",
+}  # fmt: skip
 SHARES = frozenset({"accuracy", "agreement"})  # shares of samples that are right: a binomial interval applies
 
 
 def bare(metric: str) -> str:
     """The metric's own name: "out:accuracy" -> "accuracy"."""
     return metric.rpartition(":")[2]
+
+
+def title(metric: str) -> str:
+    """The metric as a heading.
+
+    >>> title("accuracy"), title("top5"), title("mask:mean_iou")
+    ('Accuracy', 'Top-5 accuracy', 'Mean IoU of mask')
+    """
+    output, _, name = metric.rpartition(":")
+    words = f"Top-{name[3:]} accuracy" if is_share(metric) and name.startswith("top") else TITLES.get(name, name)
+    return f"{words} of {output}" if output else words
 
 
 def is_share(metric: str) -> bool:

@@ -59,7 +59,7 @@ class Classes:
     scale: float
     lines: list[ClassLine]  # the most changed
     more: list[ClassLine]  # all that changed, where that is more
-    curve: str | None
+    curve: charts.Plot | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class Detail:
     row: Row
     entry: Entry
     classes: Classes | None
-    layer_chart: str | None
+    layer_chart: charts.Plot | None
     worst: list[tuple[int, Layer]]
     layers: list[tuple[int, Layer]]
     left_float: list[Any]
@@ -170,7 +170,7 @@ def cards(document: Document, row: Row) -> Iterator[Card]:
     name, was = document["data"]["metric"], document["original"]["metrics"].get(document["data"]["metric"])
     if was is not None:
         tone = "bad" if not row.within_limits else "even"
-        yield Card(name.capitalize(), figures.metric(name, was), figures.metric(name, row.metric), row.change, tone)
+        yield Card(figures.title(name), figures.metric(name, was), figures.metric(name, row.metric), row.change, tone)
     share = row.agreement.get("top1_agreement")
     signal = row.agreement.get("sqnr_db")
     if share is not None:

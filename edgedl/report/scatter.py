@@ -149,14 +149,8 @@ def _references(axis: Quality, y: Scale) -> Iterator[Svg]:
             at = y(value)
             yield el("line", x1=LEFT, x2=RIGHT, y1=at, y2=at, class_=kind)
             text = f"{name} {figures.metric(axis.name, value)}"
-            yield el(
-                "text",
-                text,
-                x=RIGHT,
-                y=at - 4 if kind == "reference" else at + 11,
-                class_=f"{kind}-label",
-                text_anchor="end",
-            )
+            below = at - 4 if kind == "reference" else at + 12
+            yield el("text", text, x=LEFT + 4, y=below, class_=f"{kind}-label halo")
 
 
 def _joins(points: Sequence[Point], x: Scale, y: Scale) -> Iterator[Svg]:

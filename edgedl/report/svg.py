@@ -47,6 +47,16 @@ def canvas(width: float, height: float, *children: str, label: str, class_: str 
     )  # fmt: skip
 
 
+def fluid(height: float, *children: str, label: str) -> Svg:
+    """A drawing as wide as its column whose text keeps its size: its horizontal places are percentages."""
+    return el("svg", *children, width="100%", height=height, role="img", aria_label=label, class_="chart fluid")
+
+
+def at(value: float) -> str:
+    """A place or a length of so many percent of a fluid drawing."""
+    return f"{value:.3f}%"
+
+
 def short(text: str, most: int) -> str:
     """At most so many characters, the middle left out.
 
@@ -149,6 +159,23 @@ def x_axis(scale: Scale, y: float, top: float, text: Callable[[float], str], tit
         *marks,
         el("line", x1=scale.start, x2=scale.end, y1=y, y2=y, class_="axis"),
         el("text", title, x=middle, y=y + 32, class_="title", text_anchor="middle"),
+    )
+
+
+def fluid_x_axis(scale: Scale, y: float, top: float, text: Callable[[float], str], title: str) -> Svg:
+    """As `x_axis`, in a fluid drawing: the scale goes from 0 to 100."""
+    marks = []
+    for value in scale.ticks(5):
+        place = scale(value)
+        anchor = "start" if place < 3 else "end" if place > 97 else "middle"
+        marks += [
+            el("line", x1=at(place), x2=at(place), y1=top, y2=y, class_="grid"),
+            el("text", text(value), x=at(place), y=y + 15, class_="tick", text_anchor=anchor),
+        ]
+    return group(
+        *marks,
+        el("line", x1=0, x2="100%", y1=y, y2=y, class_="axis"),
+        el("text", title, x="50%", y=y + 32, class_="title", text_anchor="middle"),
     )
 
 
