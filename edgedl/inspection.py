@@ -36,7 +36,11 @@ def inspect_model(path: Path, *, allow_unsafe: bool = False, timeout_s: float = 
             "macs": sum(layer["macs"] for layer in layers),
             "largest_activation_bytes": max((layer["activation_bytes"] for layer in layers), default=0),
             **found,
-            "targets": [{"target": name, "verdict": _verdict(worker, path, kind, name)} for name in names("target")],
+            "targets": [
+                {"target": name, "verdict": _verdict(worker, path, kind, name)}
+                for name in names("target")
+                if name != "fake"
+            ],
         }
 
 

@@ -16,6 +16,7 @@ from .model import GRAPH_FORMATS, sniff
 from .options import everything
 from .outcome import Exported, assemble_document, deliver, measured
 from .recipe import Recipe, Step, assemble, step
+from .report import clean
 from .store import Done, Store, digest, fingerprint, open_store
 from .worker import GIB, Worker, default_memory_bytes
 
@@ -320,7 +321,7 @@ def run(
         job.prepare()
         pairs = exported(job)
         measurements, comparisons = measured(job, [pair[:2] for pair in pairs])
-        document = assemble_document(job, pairs, measurements, comparisons, started)
+        document = clean(assemble_document(job, pairs, measurements, comparisons, started))
         deliver(document, pairs, out, recipe)
     return document
 

@@ -17,7 +17,7 @@ from . import data as datasets
 from . import metrics, verification
 from .artifact import Array, Artifact, TensorSpec
 from .data import DataOptions, Dataset, Split
-from .engine import describe, predict
+from .engine import describe, open_engine, predict
 from .errors import ConversionError, VerificationError
 from .model import Model, load
 from .options import build
@@ -215,9 +215,10 @@ def evaluate(path: str, data: str, original: str, folder: str) -> dict[str, Any]
     artifact, dataset = describe(Path(path)), Dataset.restore(Path(data))
     total = len(dataset.validation)
     parts = []
-    for start in range(0, total, BATCH):
-        parts.append(predict(artifact, dataset.feed(dataset.validation, start, min(start + BATCH, total))))
-        progress(min(start + BATCH, total), total, f"{artifact.path.name} on the validation data")
+    with open_engine(artifact) as engine:
+        for start in range(0, total, BATCH):
+            parts.append(predict(engine, dataset.feed(dataset.validation, start, min(start + BATCH, total))))
+            progress(min(start + BATCH, total), total, f"{artifact.path.name} on the validation data")
     outputs = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
     save_arrays(Path(folder) / "validation.npz", outputs)
     before = load_arrays(Path(original) / "validation.npz")

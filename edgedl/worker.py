@@ -200,6 +200,11 @@ def resident_bytes(pid: int) -> int:
 
 # --- the child's side
 
+SHORT_WRITES = {  # how numpy and HDF5 say that the disk is full, in an OSError without a number
+    "requested and": "No space left on device",
+    "No space left on device": "No space left on device",
+}
+
 _answers: IO[str] | None = None
 _PR_SET_PDEATHSIG = 1
 
@@ -236,11 +241,9 @@ def _run(function: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     except EdgedlError as error:
         return {"error": error.to_json()}
     except OSError as error:
-        if error.filename is None and error.errno is None:
+        reason = error.strerror or next((r for sign, r in SHORT_WRITES.items() if sign in str(error)), None)
+        if reason is None:
             raise
         where = f" {error.filename}" if error.filename else ""
-        return {
-            "error": OutputError(
-                f"cannot read or write{where}: {error.strerror}", next="check space and permissions"
-            ).to_json()
-        }
+        told = OutputError(f"cannot read or write{where}: {reason}", next="check space and permissions, then run again")
+        return {"error": told.to_json()}

@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from ..inspection import inspect_model
-from ..report.terminal import table
 from . import options
 from .display import Display
 
@@ -38,6 +37,18 @@ def command(model: Path, timeout: float | None, allow_unsafe: bool, as_json: boo
     click.echo(_summary(found))
 
 
+def table(header: list[str], rows: list[list[str]], text: int) -> str:
+    """Columns, the first `text` of them to the left, numbers to the right."""
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+    lines = [
+        "  ".join(
+            cell.ljust(w) if i < text else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in (header, ["-" * w for w in widths], *rows)
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
 def _layers(layers: list[dict[str, Any]]) -> str:
     rows = [
         [
@@ -51,7 +62,7 @@ def _layers(layers: list[dict[str, Any]]) -> str:
         ]
         for r in layers
     ]
-    return table(["layer", "op", "output", "type", "parameters", "MACs", "activation bytes"], rows)
+    return table(["layer", "op", "output", "type", "parameters", "MACs", "activation bytes"], rows, 4)
 
 
 def _summary(found: dict[str, Any]) -> str:

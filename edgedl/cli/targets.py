@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 from typing import Any
 
 import click
 
-from ..options import plain
+from ..options import everything
 from ..registry import find, names
 from . import options
 
@@ -34,5 +33,5 @@ def command(as_json: bool) -> None:
 def _row(name: str) -> dict[str, Any]:
     cls = find("target", name)
     about = (inspect.getdoc(cls) or "").partition("\n")[0]
-    fields = [{"name": f.name, "default": plain(f.default)} for f in dataclasses.fields(cls)]
-    return {"name": name, "about": about, "options": fields}
+    options = [{"name": name, "default": default} for name, default in everything(cls()).items()]
+    return {"name": name, "about": about, "options": options}
