@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from . import figures
 from .document import IDENTICAL_DB, ClassChange, Document, Latency, Layer
-from .scatter import FORMATS
+from .scatter import colour
 from .summary import Row, rows
 from .svg import Scale, Svg, at, el, fluid, fluid_x_axis, group, linear_ticks, nice, short, tip
 
 BINS = 120
-ROW = 76.0  # height of one distribution, of which the histogram takes HIGH
+ROW = 84.0  # height of one distribution, of which the histogram takes HIGH
 HIGH = 36.0
 MARKS = (("p50", "half of the runs took at most"), ("p90", "90 % took at most"), ("p99", "99 % took at most"))
 GUTTER = 52.0  # width of the column of axis labels
@@ -69,15 +69,14 @@ def _time_axis(found: Sequence[Latency]) -> Scale:
 
 
 def _distribution(row: Row, latency: Latency, axis: Scale, y: float) -> Svg:
-    kind = f"f{FORMATS.index(row.format)}" if row.format in FORMATS else "f9"
     samples = latency.get("samples", [])
     runs = latency.get("runs", len(samples))
     told = " · ".join(f"{name} {figures.time(latency[name])}" for name, _ in MARKS)  # type: ignore[literal-required]
     strong = " strong" if row.role == "artifact" else ""
     parts = [
-        el("text", short(row.name, 34), x=0, y=y - ROW + 20, class_=f"label{strong} halo"),
-        el("text", f"{runs:,} runs" if runs else "", x="100%", y=y - ROW + 20, class_="tick halo", text_anchor="end"),
-        el("text", told, x=0, y=y - ROW + 35, class_="value halo"),
+        el("text", short(row.name, 34), x=0, y=y - ROW + 22, class_=f"label{strong} halo"),
+        el("text", f"{runs:,} runs" if runs else "", x="100%", y=y - ROW + 22, class_="tick halo", text_anchor="end"),
+        el("text", told, x=0, y=y - ROW + 37, class_="value halo"),
         el("line", x1=0, x2="100%", y1=y, y2=y, class_="axis"),
         _histogram(samples, axis, y, "area" if row.role == "artifact" else "area pale"),
     ]
@@ -87,7 +86,7 @@ def _distribution(row: Row, latency: Latency, axis: Scale, y: float) -> Svg:
         mark = el("line", x1=place, x2=place, y1=y, y2=y - HIGH, class_=f"mark {name}")
         wide = el("line", x1=place, x2=place, y1=y, y2=y - HIGH, class_="target")
         parts.append(group(wide, mark, tip(text), data_tip=text))
-    return group(*parts, class_=kind)
+    return group(*parts, class_=colour(row.format))
 
 
 def _histogram(samples: Sequence[float], axis: Scale, y: float, class_: str) -> Svg:

@@ -13,15 +13,16 @@ from typing import Any
 from ..artifact import write_atomic
 from ..errors import MissingDependencyError
 from . import charts, figures, summary
-from .document import ClassChange, Document, Entry, Layer, parse
-from .scatter import scatter, y_starts_at
+from .document import ClassChange, Document, Entry, FloatLayer, Layer, parse
+from .scatter import explained, legend, scatter
 from .summary import Row
 
 HERE = Path(__file__).parent
 CLASSES_SHOWN = 12  # losers, and as many gainers, in the table of classes
 CLASSES_LISTED = 200  # in the longer table
 LAYERS_SHOWN, LAYERS_LISTED = 10, 1000
-FLOAT_LISTED = 200
+NAMES_LISTED = 12  # of the layers that stay float for one reason
+UNITS = {"_s": "(s)", "_seconds": "(s)", "_gib": "(GiB)", "_mhz": "(MHz)", "_1m": "(1 min)", "_bytes": ""}
 OPEN = 2  # artifacts whose details are unfolded at the start
 
 
@@ -63,6 +64,16 @@ class Classes:
 
 
 @dataclass(frozen=True, slots=True)
+class FloatGroup:
+    """Layers of one operator that stay float for one reason."""
+
+    op: str
+    why: str
+    names: list[str]
+    more: int  # names that are not listed
+
+
+@dataclass(frozen=True, slots=True)
 class Detail:
     """All about one artifact below the overview."""
 
@@ -72,7 +83,7 @@ class Detail:
     layer_chart: charts.Plot | None
     worst: list[tuple[int, Layer]]
     layers: list[tuple[int, Layer]]
-    left_float: list[Any]
+    left_float: list[FloatGroup]
     is_open: bool
 
 
@@ -142,7 +153,9 @@ def context(document: Document) -> dict[str, Any]:
         "cards": list(cards(document, best)) if best else [],
         "size_chart": draw("size"),
         "latency_charts": [drawn for t in targets if (drawn := draw("latency", t))],
-        "axis_note": y_starts_at(document),
+        "scatter_note": explained(document),
+        "legend": legend(document),
+        "about": summary.about(document, found),
         "is_share": figures.is_share(document["data"]["metric"]) and bool(document["original"]["metrics"]),
         "distributions": [(t, charts.distributions(document, t), charts.beyond(document, t)) for t in targets],
         "details": list(details(document, found)),
@@ -205,9 +218,20 @@ def details(document: Document, found: list[Row]) -> Iterator[Detail]:
             layer_chart=charts.layers(every),
             worst=[(number[id(layer)], layer) for layer in charts.worst_layers(every, LAYERS_SHOWN)],
             layers=list(enumerate(every[:LAYERS_LISTED], 1)),
-            left_float=entry.get("left_float", [])[:FLOAT_LISTED],
+            left_float=float_groups(entry.get("left_float", [])),
             is_open=row is best or len(artifacts) <= OPEN,
         )
+
+
+def float_groups(found: list[FloatLayer]) -> list[FloatGroup]:
+    """The layers left float, by operator and reason."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for left in found:
+        groups.setdefault((left["op"], left["why"]), []).append(left["layer"])
+    return [
+        FloatGroup(op, why, names[:NAMES_LISTED], max(0, len(names) - NAMES_LISTED))
+        for (op, why), names in groups.items()
+    ]
 
 
 def classes(found: list[ClassChange]) -> Classes | None:
@@ -245,6 +269,17 @@ def _class_line(found: ClassChange, scale: float) -> ClassLine:
     )
 
 
+def _worded(key: str) -> str:
+    """
+    >>> _worded("timeout_s"), _worded("load_1m"), _worded("max_drop")
+    ('timeout (s)', 'load (1 min)', 'max drop')
+    """
+    for ending, unit in UNITS.items():
+        if key.endswith(ending):
+            key = f"{key.removesuffix(ending)} {unit}"
+    return key.replace("_", " ")
+
+
 def flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Nested tables as lines of "a b" and a text; what is not known is left out.
 
@@ -252,7 +287,7 @@ def flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]
     [('cpu', 'A53'), ('versions numpy', '2.4'), ('fallback', 'fp16')]
     """
     for key, value in table.items():
-        name = f"{prefix}{key}".replace("_", " ")
+        name = f"{prefix}{_worded(key)}"
         if isinstance(value, Mapping):
             yield from flat(value, f"{name} ")
         elif isinstance(value, list):

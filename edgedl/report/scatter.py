@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from . import figures
@@ -16,6 +16,7 @@ LEFT, RIGHT, TOP, BOTTOM = 52, 446, 30, 284
 CHARACTER = 6.1  # mean width of a character of a label, in the drawing's units
 LINE = 12.0  # height of a label
 FORMATS = ("tflite", "onnx")
+CROWD = 6  # more points than that have no bars and no lines between them
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ def quality_axis(document: Document) -> Quality:
 def scatter(document: Document, along: Literal["size", "latency"], target: str = "") -> Svg | None:
     """The chart, or None where fewer than two files have both figures."""
     axis = quality_axis(document)
-    points = list(_points(document, axis, along, target))
+    points = _points(document, axis, along, target)
     if len(points) < 2:
         return None
     x = from_zero([v for p in points for v in (p.x, *(p.x_bar or ()))], LEFT, RIGHT)
@@ -79,7 +80,7 @@ def scatter(document: Document, along: Literal["size", "latency"], target: str =
         x_axis(x, BOTTOM, TOP, figures.size if along == "size" else figures.time, f"{unit} ({base})"),
         y_axis(y, LEFT, RIGHT, _tick(axis, y), axis.title),
         *_references(axis, y),
-        *_joins(points, x, y),
+        *(_joins(points, x, y) if len(points) <= CROWD else ()),
         *(_mark(p, x, y) for p in points),
         *_labels(points, x, y, axis),
     ]
@@ -87,17 +88,50 @@ def scatter(document: Document, along: Literal["size", "latency"], target: str =
     return canvas(WIDTH, HEIGHT, *parts, label=label)
 
 
-def y_starts_at(document: Document) -> str:
-    """Where the vertical axis begins, as a sentence; empty when at zero."""
-    axis = quality_axis(document)
-    points = list(_points(document, axis, "size", ""))
+def explained(document: Document) -> str:
+    """What to know about the vertical axis and the bars, in sentences."""
+    axis, samples = quality_axis(document), document["data"]["validation_samples"]
+    points = _points(document, axis, "size", "")
     if not points:
         return ""
+    texts = []
     low = _vertical(points, axis).low
-    return f"The vertical axis does not begin at zero but at {figures.digits(low)}." if low > 0 else ""
+    if low > 0:
+        texts.append(f"The vertical axis does not begin at zero but at {figures.digits(low)}.")
+    if any(abs(p.y) >= IDENTICAL_DB for p in points):
+        texts.append("A point on the upper edge is identical to the original.")
+    if figures.is_share(axis.name) and samples:
+        known = "the files saw the same samples, so their difference is known better than that."
+        if len(points) <= CROWD:
+            texts.append(f"Vertical bars: 95 % interval of the figure itself on {samples:,} samples (Wilson); {known}")
+        else:
+            low, high = figures.wilson(min(max(points[0].y, 0.0), 1.0), samples)
+            size = f"{(high - low) * 50:.1f}"
+            texts.append(f"On {samples:,} samples each figure is known to about ±{size} points (95 %, Wilson); {known}")
+    return " ".join(texts)
 
 
-def _points(document: Document, axis: Quality, along: str, target: str) -> Iterator[Point]:
+def legend(document: Document) -> list[tuple[str, str]]:
+    """(class of the mark, words) of the kinds of points there are."""
+    kinds = {(r.format, r.role == "baseline") for r in rows(document) if r.role != "original"}
+    found = []
+    for format, hollow in sorted(kinds, key=lambda k: (k[0] not in FORMATS, k[0] != "tflite", not k[1])):
+        shape = f"{colour(format)}{' hollow' if hollow else ''}{'' if format == 'onnx' else ' round'}"
+        found.append((shape, f"{'float32' if hollow else 'artifact'} .{format}"))
+    return found
+
+
+def colour(format: str) -> str:
+    """The class that colours a format."""
+    return f"f{FORMATS.index(format)}" if format in FORMATS else "f9"
+
+
+def _points(document: Document, axis: Quality, along: str, target: str) -> list[Point]:
+    found = list(_every_point(document, axis, along, target))
+    return found if len(found) <= CROWD else [replace(p, x_bar=None, y_bar=None) for p in found]
+
+
+def _every_point(document: Document, axis: Quality, along: str, target: str) -> Iterator[Point]:
     found = [r for r in rows(document) if r.role != "original"]
     same = [f"{r.scheme} {r.format}" for r in found]
     samples = document["data"]["validation_samples"]
@@ -161,7 +195,6 @@ def _joins(points: Sequence[Point], x: Scale, y: Scale) -> Iterator[Svg]:
 
 
 def _mark(p: Point, x: Scale, y: Scale) -> Svg:
-    kind = f"f{FORMATS.index(p.format)}" if p.format in FORMATS else "f9"
     at_x, at_y = x(p.x), y.clamp(p.y)
     bars = []
     if p.y_bar:
@@ -173,7 +206,7 @@ def _mark(p: Point, x: Scale, y: Scale) -> Svg:
         shape = el("rect", x=at_x - 4.5, y=at_y - 4.5, width=9, height=9, class_=f"point{hollow}")
     else:
         shape = el("circle", cx=at_x, cy=at_y, r=5, class_=f"point{hollow}")
-    return group(*bars, shape, tip(p.detail), class_=kind, data_tip=p.detail)
+    return group(*bars, shape, tip(p.detail), class_=colour(p.format), data_tip=p.detail)
 
 
 Box = tuple[float, float, float, float]

@@ -150,6 +150,20 @@ def headline(document: Document, found: list[Row]) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
+def about(document: Document, found: list[Row]) -> str:
+    """Which artifact the headline is about, after its name, and what it is compared with."""
+    row = lead(found)
+    if row is None or row.entry is None:
+        return ""
+    others = sum(r.role == "artifact" for r in found) > 1
+    limited = document["limits"].get("max_drop") is not None and row.within_limits
+    text = f", the smallest artifact{' within the limits' if limited else ''}" if others else ""
+    has_base = any(b["format"] == row.format for b in document["baselines"])
+    text += "; compared with " + ("the float32 file of the same format" if has_base else "the model's own file")
+    verified = row.entry.get("verification", {"ok": False})["ok"]
+    return text + ("; verified against the outputs of the original." if verified else ".")
+
+
 def quality(document: Document, row: Row) -> str:
     """What became of the metric, or without labels of the outputs."""
     data = document["data"]
@@ -161,7 +175,7 @@ def quality(document: Document, row: Row) -> str:
     share = row.agreement.get("top1_agreement")
     if share is not None:
         return f"the same class as the original for {figures.percent(share)} {on}"
-    return f"outputs within {figures.decibel(row.agreement.get('sqnr_db'))} SQNR of the original {on}"
+    return f"outputs at {figures.decibel(row.agreement.get('sqnr_db'))} SQNR against the original {on}"
 
 
 def targets(document: Document) -> list[str]:
