@@ -94,6 +94,7 @@ def read(path: Path) -> Any:
         model = o.load_model(str(path), load_external_data=False)
         if not model.graph.node and not model.graph.output:
             raise ValueError("it holds no graph")
+        _refuse_bytes(model)
         _load_external(model, path)
         o.checker.check_model(model)
         if model.functions:
@@ -106,6 +107,15 @@ def read(path: Path) -> Any:
             next="copy or download it again, or export it again",
         ) from error
     return model
+
+
+def _refuse_bytes(model: Any) -> None:
+    """A damaged name that is no UTF-8 comes out of protobuf as bytes. Raises ValueError."""
+    for g in graphs(model.graph):
+        ends = [v.name for v in (*g.input, *g.output, *g.value_info, *g.initializer)]
+        names = [n for node in g.node for n in (node.name, node.op_type, node.domain, *node.input, *node.output)]
+        if not all(isinstance(name, str) for name in (*ends, *names)):
+            raise ValueError("a name in it is not text")
 
 
 def _load_external(model: Any, path: Path) -> None:

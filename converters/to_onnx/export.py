@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,11 +16,12 @@ from ...artifact import TensorSpec
 from ...errors import ConversionError, EdgedlError, MissingDependencyError, UsageError
 from ...model import GraphFile, Model
 from .. import _onnx
-from .graph import opset
+from .graph import in_order, opset
 
 if TYPE_CHECKING:
     from .layers import Marks
 
+NUMBER = re.compile(r"__\d+(?=$|:)")  # what tf2onnx adds to the names of what it makes
 LOWEST_OPSET = 13  # the first with per-channel DequantizeLinear
 
 
@@ -129,7 +131,7 @@ def _from_keras(model: Model, version: int) -> Any:
                 f"tf2onnx cannot write the model: {_onnx.last_line(error)}",
                 next="use --format tflite, or replace the layer it names",
             ) from error
-    _name_by_layer(proto, marks)
+    _name_by_layer(in_order(proto), marks)
     refuse_foreign(proto, "the model")
     _refuse_unknown(proto)
     return proto
@@ -168,26 +170,47 @@ def _quiet() -> Iterator[None]:
 
 
 def _name_by_layer(proto: Any, marks: Marks) -> None:
-    """Nodes and tensors are named by the path of their layer; a node tf2onnx gave no path takes its output's."""
-    taken: set[str] = set()
+    """Nodes and tensors are named by the path of their layer, alike in every run (tf2onnx numbers what it makes)."""
+    tensors: set[str] = set()
+    nodes: set[str] = set()
 
-    def free(name: str) -> str:
+    def free(name: str, taken: set[str]) -> str:
         found, n = name, 1
         while found in taken:
             found, n = f"{name}_{n}", n + 1
         taken.add(found)
         return found
 
+    constants = {t.name: t for t in proto.graph.initializer}
+    used = [name for node in proto.graph.node for name in node.input if name in constants]
+    kept = [constants[name] for name in dict.fromkeys([*used, *constants])]
+    kept = [_onnx.onnx().TensorProto.FromString(t.SerializeToString()) for t in kept]
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(kept)  # in the order of their use: tf2onnx's is that of a set
     ends = {v.name for v in (*proto.graph.input, *proto.graph.output)}
     table: dict[str, str] = {}
     for node in proto.graph.node:
-        for name in node.output:
-            table[name] = name if name in ends else free(marks.clean(name))
-        path = node.name if "/" in node.name else node.output[0].removesuffix(":0")
-        node.name = free(marks.clean(path) + "//node").removesuffix("//node")
-    for tensor in proto.graph.initializer:
-        table[tensor.name] = free(marks.clean(tensor.name))
+        node.name = free(_path(node, marks), nodes)
+        for i, name in enumerate(node.input):
+            if name in constants and name not in table:  # tf2onnx merges equal constants under the name of any of them
+                table[name] = free(f"{node.name}/{i}", tensors)
+        for i, name in enumerate(node.output):
+            table[name] = name if name in ends else free(f"{node.name}:{i}", tensors)
+    del proto.graph.value_info[:]
     _rename(proto, table)
+
+
+def _path(node: Any, marks: Marks) -> str:
+    """A node's path: its own; where tf2onnx gave it none, that of its weights' or its output's layer."""
+    own = marks.clean(node.name)
+    if own != node.name:
+        plain = NUMBER.sub("", own)
+        return plain if plain == own else f"{plain}/{node.op_type}"  # a helper beside the node of that name
+    for name in (*node.input[1:], *node.output):
+        layer = marks.layer(name)
+        if layer:
+            return f"{layer}/{node.op_type}"
+    return str(NUMBER.sub("", node.name))
 
 
 def _named(proto: Any, model: Model) -> Any:

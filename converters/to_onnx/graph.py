@@ -129,32 +129,41 @@ def tidy(model: Any) -> Any:
 
 
 def in_order(model: Any) -> Any:
-    """The model with its nodes after what they read, as ONNX wants them."""
-    nodes = list(model.graph.node)
-    makes = {name for node in nodes for name in node.output}
-    done: set[str] = set()
+    """The model with its nodes after what they read, as ONNX wants them: in an order that only the graph decides.
+
+    Depth first from the outputs; nodes that no output needs are dropped. Raises ValueError for a cycle.
+    """
+    maker = {name: node for node in model.graph.node for name in node.output if name}
     ordered: list[Any] = []
-    while nodes:
-        ready = [n for n in nodes if all(name not in makes or name in done for name in reads(n))]
-        if not ready:
+    state: dict[int, bool] = {}  # by id: False while what it reads is visited, True when done
+    stack = [maker[o.name] for o in reversed(model.graph.output) if o.name in maker]
+    while stack:
+        node = stack[-1]
+        if state.get(id(node)):
+            stack.pop()
+            continue
+        waiting = [maker[name] for name in reads(node) if name in maker and not state.get(id(maker[name]))]
+        if waiting and id(node) in state:
             raise ValueError("the graph has a cycle")
-        done.update(name for n in ready for name in n.output)
-        ordered += ready
-        taken = {id(n) for n in ready}
-        nodes = [n for n in nodes if id(n) not in taken]
+        state[id(node)] = not waiting
+        if waiting:
+            stack.extend(reversed(waiting))
+        else:
+            ordered.append(node)
+            stack.pop()
     kept = [_onnx.onnx().NodeProto.FromString(n.SerializeToString()) for n in ordered]
     del model.graph.node[:]
     model.graph.node.extend(kept)
     return model
 
 
-def reads(node: Any) -> set[str]:
+def reads(node: Any) -> list[str]:
     """The tensors that a node reads, those that its inner graphs take from outside included."""
-    found = set(node.input)
+    found = list(node.input)
     for attribute in node.attribute:
         for graph in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
             for inner in _onnx.graphs(graph):
-                found.update(name for n in inner.node for name in n.input)
+                found += [name for n in inner.node for name in n.input]
     return found
 
 

@@ -54,8 +54,12 @@ class Marks:
         'block/conv/Relu:0'
         """
         *_, rest = re.split(rf"{SCOPE}\d+_(?:_\d+)?/?", name)
-        layers = [self.layers[int(i)] for i in re.findall(rf"{SCOPE}(\d+)_", name)]
-        return re.sub(rf"{MARK}\d+_", "", "/".join([*layers, rest] if rest else layers) if layers else name)
+        layer = self.layer(name)
+        return re.sub(rf"{MARK}\d+_", "", "/".join(part for part in (layer, rest) if part)) if layer else name
+
+    def layer(self, name: str) -> str:
+        """The path of the layer that a node or tensor belongs to, or nothing."""
+        return "/".join(self.layers[int(i)] for i in re.findall(rf"{SCOPE}(\d+)_", name))
 
 
 @contextmanager

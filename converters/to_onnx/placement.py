@@ -50,6 +50,8 @@ def place(graph: Graph, plan: QuantizationPlan) -> Placement:
             found.bits[node.name] = bits
     while _spread(graph, found):
         pass
+    while _free_end(graph, found):
+        pass
     for node in graph.model.graph.node:
         if node.name in found.bits and not _output_quantized(graph, node, found):
             found.float_out.add(node.name)
@@ -94,6 +96,22 @@ def _spread(graph: Graph, found: Placement) -> bool:
             if not ends and all(c.name in found.bits for c in after):
                 found.bits[node.name] = bits
     return len(found.bits) > before
+
+
+def _free_end(graph: Graph, found: Placement) -> bool:
+    """Give up integers at the ends, where they only cost accuracy; returns whether there was such a node.
+
+    A sum or product that only float layers read (a mask before a softmax, the last layer), and what moves a float result.
+    """
+    for node in reversed(graph.model.graph.node):
+        if node.name not in found.bits or any(c.name in found.bits for n in node.output for c in graph.consumers[n]):
+            continue
+        source = graph.producer.get(node.input[0]) if node.op_type in SHARE else None
+        moves = source is not None and (source.name not in found.bits or source.op_type in ("Gemm", "MatMul"))
+        if node.op_type in BINARY or moves:
+            del found.bits[node.name]
+            return True
+    return False
 
 
 def _has_integer_form(graph: Graph, node: Any) -> bool:
@@ -180,7 +198,9 @@ def _why(graph: Graph, node: Any) -> str:
     if node.op_type in (*BINARY, "Sub", "Neg"):
         if _part_of_statistics(graph, node):
             return FORMULA
-        return "nothing before it computes on integers, or its constant has a value for each channel"
+        return (
+            "float layers before or after it, or a constant with a value for each channel: integers would gain nothing"
+        )
     if node.op_type in ("Sigmoid", *CLAMP):
         return "it is an output or follows float layers"
     return "ONNX Runtime has no integer kernel for it"

@@ -28,6 +28,7 @@ def rewrite(layer: Any) -> Call | None:
         kinds.Embedding: _embedding,
         kinds.UpSampling2D: _upsampling,
         kinds.Conv1D: _conv1d,
+        kinds.Conv2D: _grouped,
     }
     return table[type(layer)](layer) if type(layer) in table else None
 
@@ -115,7 +116,7 @@ def _upsampling(layer: Any) -> Call | None:
 def _conv1d(layer: Any) -> Call | None:
     """As a Conv2D of height 1 with its bias, which then becomes part of the ONNX Conv."""
     tf = tensorflow()
-    if layer.data_format != "channels_last" or layer.padding not in ("same", "valid"):
+    if layer.data_format != "channels_last" or layer.padding not in ("same", "valid") or layer.groups != 1:
         return None
 
     def call(x: Any) -> Any:
@@ -129,6 +130,21 @@ def _conv1d(layer: Any) -> Call | None:
         if layer.bias is not None:
             y = tf.nn.bias_add(y, layer.bias)
         y = tf.squeeze(y, [1])
+        return y if layer.activation is None else layer.activation(y)
+
+    return call
+
+
+def _grouped(layer: Any) -> Call | None:
+    """A grouped convolution, which Keras compiles into a function that tf2onnx cannot read."""
+    tf = tensorflow()
+    if layer.groups == 1 or layer.data_format != "channels_last":
+        return None
+
+    def call(x: Any) -> Any:
+        y = tf.nn.conv2d(x, layer.kernel, layer.strides, layer.padding.upper(), dilations=layer.dilation_rate)
+        if layer.bias is not None:
+            y = tf.nn.bias_add(y, layer.bias)
         return y if layer.activation is None else layer.activation(y)
 
     return call
