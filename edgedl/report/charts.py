@@ -52,7 +52,7 @@ def beyond(document: Document, target: str) -> str:
     texts = []
     if outside:
         took = f"took longer than the axis shows, at most {figures.time(max(outside))}"
-        texts.append(f"{len(outside):,} of {len(samples):,} runs {took}.")
+        texts.append(f"{len(outside):,} of the {len(samples):,} runs drawn {took}.")
     unsteady = [row.name for row, m in found if m.get("warmup", {}).get("stationary") is False]
     if unsteady:
         texts.append(f"Warming up never became steady for {', '.join(unsteady)}: take these with care.")
@@ -60,12 +60,14 @@ def beyond(document: Document, target: str) -> str:
 
 
 def _time_axis(found: Sequence[Latency]) -> Scale:
-    """Just past the slowest p99; from zero where that costs little room, logarithmic where the files differ widely."""
+    """To the slowest p99, or twice the slowest p90 where a few runs took far longer; from zero where that costs little
+    room, logarithmic where the files differ widely.
+    """
     low = min(min([*m.get("samples", []), m["p50"]]) for m in found)
-    high = max(max(m["p99"] for m in found) * 1.06, low * 1.02, 1e-6)
-    if high / max(low, 1e-9) > 12:
+    high = max(max(min(m["p99"] * 1.06, m["p90"] * 2) for m in found), low * 1.02, 1e-6)
+    if high / max(low, 1e-9) > 30:
         return Scale(max(low, 1e-3) / 1.1, high * 1.1, 0, 100, log=True)
-    return Scale(0.0 if low < 0.4 * high else low - 0.03 * (high - low), high, 0, 100)
+    return Scale(0.0 if low < 0.5 * high else low - 0.03 * (high - low), high, 0, 100)
 
 
 def _distribution(row: Row, latency: Latency, axis: Scale, y: float) -> Svg:
@@ -75,18 +77,26 @@ def _distribution(row: Row, latency: Latency, axis: Scale, y: float) -> Svg:
     strong = " strong" if row.role == "artifact" else ""
     parts = [
         el("text", short(row.name, 34), x=0, y=y - ROW + 22, class_=f"label{strong} halo"),
-        el("text", f"{runs:,} runs" if runs else "", x="100%", y=y - ROW + 22, class_="tick halo", text_anchor="end"),
+        el("text", _counted(runs, len(samples)), x="100%", y=y - ROW + 22, class_="tick halo", text_anchor="end"),
         el("text", told, x=0, y=y - ROW + 37, class_="value halo"),
         el("line", x1=0, x2="100%", y1=y, y2=y, class_="axis"),
         _histogram(samples, axis, y, "area" if row.role == "artifact" else "area pale"),
     ]
     for name, words in MARKS:
         value: float = latency[name]  # type: ignore[literal-required]
+        if value > axis.high:
+            continue
         place, text = at(axis.clamp(value)), f"{row.name}: {words} {figures.time(value)}"
         mark = el("line", x1=place, x2=place, y1=y, y2=y - HIGH, class_=f"mark {name}")
         wide = el("line", x1=place, x2=place, y1=y, y2=y - HIGH, class_="target")
         parts.append(group(wide, mark, tip(text), data_tip=text))
     return group(*parts, class_=colour(row.format))
+
+
+def _counted(runs: int, kept: int) -> str:
+    if not runs:
+        return ""
+    return f"{runs:,} runs" if kept >= runs else f"{runs:,} runs, {kept:,} drawn"
 
 
 def _histogram(samples: Sequence[float], axis: Scale, y: float, class_: str) -> Svg:

@@ -79,13 +79,17 @@ def time(us: float | None) -> str:
 
 
 def interval(low: float, high: float) -> str:
-    """An interval of times, the unit once.
+    """An interval of times, the unit once, with as many digits as tell its ends apart (three to six).
 
-    >>> interval(409, 415.2), interval(990, 1010)
-    ('409–415 µs', '0.990–1.01 ms')
+    >>> interval(409, 415.2), interval(990, 1010), interval(27.451, 27.461), interval(1.162, 1.162)
+    ('409–415 µs', '0.990–1.01 ms', '27.45–27.46 µs', '1.16 µs')
     """
     scale, unit = (1e6, "s") if high >= 1e6 else (1e3, "ms") if high >= 1e3 else (1.0, "µs")
-    return f"{digits(low / scale)}–{digits(high / scale)} {unit}"
+    for significant in (3, 4, 5, 6):
+        ends = [digits(v / scale, significant) for v in (low, high)]
+        if ends[0] != ends[1]:
+            return f"{ends[0]}–{ends[1]} {unit}"
+    return f"{digits(low / scale)} {unit}"
 
 
 def seconds(value: float) -> str:

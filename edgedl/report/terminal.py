@@ -58,35 +58,36 @@ def render_terminal(document: Mapping[str, Any], *, width: int | None = None, co
 def bench_table(
     measurements: Sequence[Mapping[str, Any]], *, width: int | None = None, color: bool | None = None
 ) -> str:
-    """`Measurement.to_json()` objects as a table: rows artifact x target; against the first artifact of each target."""
+    """`Measurement.to_json()` objects as a table: rows artifact x target.
+
+    Below each median stands what it is worth against the first artifact on the same target.
+    """
     width, paint = _setting(width, color)
     found = [printable(m) for m in measurements]
     scored = any(m.get("metrics") for m in found)
-    header = ["artifact", "target", "p50", "p90", "p99", "load", "memory", *(["metric"] if scored else [])]
+    header = ["artifact", "target", "size", "p50", "95 % interval", "p90", "p99", "load", "memory"]
     first: dict[str, Mapping[str, Any]] = {}
-    body = []
-    for m in found:
-        base = first.setdefault(m["target"], m)
-        body.append(_bench_cells(m, base, scored))
-    return _table(header, body, width, paint)
+    body = [_bench_cells(m, first.setdefault(m["target"], m), scored) for m in found]
+    return _table([*header, *(["metric"] if scored else [])], body, width, paint)
 
 
 def _bench_cells(m: Mapping[str, Any], base: Mapping[str, Any], scored: bool) -> list[Cell]:
-    latency, verdict = m["latency_us"], Cell("")
-    p50 = figures.time(latency["p50"])
+    latency, load = m["latency_us"], m.get("load_ms")
+    verdict, style = "", DIM
     if m is not base:
         gain = speed(base["latency_us"], latency)
-        verdict = Cell("", gain.text, below_style=_verdict_style(gain.real, gain.times))
-    between = f"{figures.interval(*latency['ci95'])}" if latency.get("ci95") else ""
-    load, peak = m.get("load_ms"), _memory(m)
+        verdict, style = gain.text, _verdict_style(gain.real, gain.times)
+    between = figures.interval(*latency["ci95"]) if latency.get("ci95") else figures.NOTHING
     row = [
-        Cell(str(m["artifact"]).rpartition("/")[2], verdict.below, BOLD, verdict.below_style),
+        Cell(str(m["artifact"]).rpartition("/")[2], style=BOLD),
         Cell(str(m["target"])),
-        Cell(p50, between),
+        Cell(figures.size(m.get("bytes"))),
+        Cell(figures.time(latency["p50"]), verdict, below_style=style),
+        Cell(between),
         Cell(figures.time(latency["p90"])),
         Cell(figures.time(latency["p99"])),
-        Cell(figures.time(load * 1e3) if load is not None else figures.NOTHING),
-        Cell(figures.size(peak)),
+        Cell(figures.NOTHING if load is None else figures.time(load * 1e3)),
+        Cell(figures.size(_memory(m))),
     ]
     if scored:
         texts = [f"{name} {figures.metric(name, value)}" for name, value in m.get("metrics", {}).items()]
