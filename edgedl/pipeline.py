@@ -157,22 +157,15 @@ class Run:
     def converted(self, model: Done, export: Step, stages: tuple[Step, ...], base: Artifact | None) -> Converted:
         """The model in a format, verified and evaluated; quantized by its plan when the float file `base` is given."""
         quantized = base is not None
-        options = everything(replace(export.options, base=str(base.path)) if base else export.options)
         name = f"{self.stem}.{export.name}"
         label = f"{export.name} {scheme_of(stages) if quantized else 'float32'}"
+        plain = everything(export.options)
         done = self.step(
-            self.heavy,
-            f"convert {label}",
-            "convert",
-            [model.key, self.data.key, export.name, options, quantized],
-            model=str(model.folder),
-            data=str(self.data.folder),
-            format=export.name,
-            options=options,
-            with_plan=quantized,
-            folder=FOLDER,
-            file=name,
-        )
+            self.heavy, f"convert {label}", "convert",
+            [model.key, self.data.key, export.name, plain, dict(base.files) if base else None, name],
+            model=str(model.folder), data=str(self.data.folder), format=export.name,
+            options={**plain, "base": str(base.path)} if base else plain, with_plan=quantized, folder=FOLDER, file=name,
+        )  # fmt: skip
         artifact = Artifact.load(done.folder / name)
         if artifact is None:
             raise ConversionError(
@@ -241,7 +234,7 @@ class Run:
             self.light,
             f"layers {converted.artifact.format}",
             "layer_errors",
-            [str(converted.artifact.files), str(base.artifact.files), self.data.key],
+            [dict(converted.artifact.files), dict(base.artifact.files), self.data.key],
             path=str(converted.artifact.path),
             float_path=str(base.artifact.path),
             data=str(self.data.folder),

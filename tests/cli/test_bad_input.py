@@ -121,7 +121,7 @@ X = np.zeros((20, 8, 8, 1), "float32")
         ({"x": np.where(np.arange(20)[:, None, None, None] == 3, np.nan, X), "y": np.arange(20) % 10}, "NaN"),
         ({"x": X[:0], "y": np.arange(0)}, "empty|no samples|0 samples"),
         ({"x": np.array([None] * 20, dtype=object), "y": np.arange(20) % 10}, "pickle|object"),
-        ({"z": X}, "z"),
+        ({"left": X, "right": X}, "left"),
     ],
     ids=["shape", "lengths", "label above", "label below", "NaN", "empty", "object", "names"],
 )
