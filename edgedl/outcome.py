@@ -14,7 +14,7 @@ from . import __version__, bench
 from .artifact import Artifact, sidecar, write_atomic
 from .environment import environment
 from .errors import LimitError, OutputError, TargetError, from_json
-from .model import sniff
+from .model import STATIC, sniff
 from .options import everything
 from .recipe import Recipe
 from .report import write_html, write_json
@@ -90,6 +90,9 @@ def assemble_document(
     for base, best, attempts in pairs:
         entry = described(job, best, measurements[best.artifact.path])
         entry["layers"] = job.layers(best, base)
+        if best is not base and entry["bytes"] >= base.artifact.path.stat().st_size:
+            entry["warnings"].append(grown(best, entry["bytes"] - base.artifact.path.stat().st_size))
+            job.warn(entry["warnings"][-1])
         entry["attempts"] = attempts
         artifacts.append(entry)
     failing = [a for a in artifacts if not a["within_limits"]]
@@ -119,6 +122,12 @@ def assemble_document(
         "warnings": job.warnings,
         "environment": environment(),
     }
+
+
+def grown(converted: Converted, more: int) -> str:
+    """What to say of a compressed file that is no smaller than its float file."""
+    instead = "dynamic" if converted.scheme in STATIC else "float32"
+    return f"{title(converted)} is {more:,} bytes larger than its float file; --quantize {instead} may serve better"
 
 
 def described(job: Run, converted: Converted, measured: Mapping[str, bench.Measurement]) -> dict[str, Any]:
