@@ -94,6 +94,55 @@ CUSTOM = (
 )
 
 
+def check_graphs(path: Path, config: Any) -> None:
+    """Raise ModelError where a Keras 2 graph refers to a layer or a call that never comes: tf_keras waits for ever."""
+    for entry in entries(config):
+        if entry.class_name in ("Functional", "Model") and isinstance(entry.config, dict):
+            pending = _pending(entry.config.get("layers"))
+            if pending:
+                raise ModelError(
+                    f"{path} is damaged: layer '{pending}' of '{entry.name}' takes its input from a layer that is not "
+                    "there, or from itself",
+                    next="copy or download the model again",
+                )
+
+
+def _pending(found: Any) -> str:
+    """The first layer with a call whose inputs cannot all be computed, or nothing."""
+    layers = [e for e in found if isinstance(e, dict)] if isinstance(found, list) else []
+    given = (*CONTAINERS, "InputLayer")  # have been called once from the start
+    done = {str(e.get("name")): int(e.get("class_name") in given) for e in layers}  # calls that are computed
+    waiting = [(str(e.get("name")), list(_calls(e.get("inbound_nodes")))) for e in layers]
+    progress = True
+    while progress:
+        progress = False
+        for name, calls in waiting:
+            while calls and all(index < done.get(source, 0) for source, index in calls[0]):
+                calls.pop(0)
+                done[name] += 1
+                progress = True
+    return next((name for name, calls in waiting if calls), "")
+
+
+def _calls(nodes: Any) -> Iterator[list[tuple[str, int]]]:
+    """(layer, call) of every input, one list for each call; a tensor is [layer, call, output, ...]."""
+    for node in nodes if isinstance(nodes, list) else []:
+        yield list(_references(node))
+
+
+NEVER = 1 << 62  # stands for a call number that is no number
+
+
+def _references(value: Any) -> Iterator[tuple[str, int]]:
+    if isinstance(value, list) and len(value) >= 3 and isinstance(value[0], str):
+        if value[0] != "_CONSTANT_VALUE":
+            yield value[0], value[1] if isinstance(value[1], int) and value[1] >= 0 else NEVER
+        value = value[3:]
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for inner in inside:
+        yield from _references(inner)
+
+
 def suspicious_keras2(entry: Entry) -> str:
     """Why an object of a Keras 2 config must not be handed to tf_keras, which imports any module a config names."""
     root, _, rest = entry.module.partition(".")

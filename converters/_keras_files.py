@@ -27,7 +27,17 @@ AGAIN = "copy or download the model again"
 
 # What unpacking and parsing a damaged file raises, and what frameworks raise when they read one that does not fit.
 DAMAGED = (OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error)
-FAILURES = (*DAMAGED, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, RuntimeError)
+FAILURES = (
+    *DAMAGED,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    RuntimeError,
+    NameError,
+)
 
 
 def reason(error: BaseException, limit: int = 200) -> str:

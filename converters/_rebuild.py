@@ -28,7 +28,10 @@ def rebuild(source: Any, path: Path) -> Any:
     Raises ModelError, which names every layer in the way, or the output that differs.
     """
     problems: list[str] = []
-    net = _Replay(problems).model(source)
+    try:
+        net = _Replay(problems).model(source)
+    except FAILURES as error:
+        raise cannot_load(path, [f"its graph does not fit together: {reason(error)}"], REPORT) from error
     if problems:
         raise cannot_load(path, problems)
     compare(source, net, path)

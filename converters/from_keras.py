@@ -10,9 +10,9 @@ from ..artifact import TensorSpec
 from ..errors import MissingDependencyError, ModelError
 from ..model import Model
 from ._frameworks import keras, tensorflow, tf_keras
-from ._keras_config import CONTAINERS, CUSTOM, Entry, cannot_load, refuse_code, refuse_unknown
+from ._keras_config import CONTAINERS, CUSTOM, Entry, cannot_load, check_graphs, refuse_code, refuse_unknown
 from ._keras_files import AGAIN, FAILURES, read_h5_config, read_keras_zip, reason, with_suffix
-from ._rebuild import rebuild
+from ._rebuild import flattened, rebuild
 from ._rebuild_layers import OTHER_PROGRAMS, explain, hard_sigmoid
 
 HALF = ("float16", "bfloat16", "float64")
@@ -40,6 +40,7 @@ def _load(path: Path, config: Any, version: str, suffix: str, allow_unsafe: bool
             net = _load_keras3(path, suffix, allow_unsafe)
             return as_model(net, path, f"Keras {version}")
         refuse_unknown(path, config, lambda e: explain(e, allow_unsafe=allow_unsafe))
+        check_graphs(path, config)
     except RecursionError as error:
         raise ModelError(f"{path} is damaged: its config is nested too deeply", next=AGAIN) from error
     return from_keras2(path, lambda: _load_keras2(path, suffix, allow_unsafe), version or "1")
@@ -60,6 +61,8 @@ def _unknown_keras3(entry: Entry) -> str:
         return ""
     if not entry.module and hasattr(keras().layers, entry.class_name):
         return ""
+    if not entry.module:
+        return "is not a layer of Keras (an .h5 file cannot hold keras.ops operations: save the model as .keras)"
     return "is a class that Keras does not have"
 
 
@@ -122,7 +125,7 @@ def functional(net: Any, path: Path) -> tuple[Any, list[str]]:
             next="build it with keras.Input(...) and keras.Model(inputs, outputs), copy the weights, and save it again",
         )
     notes = []
-    if any(layer.compute_dtype in HALF for layer in net.layers):
+    if any(layer.compute_dtype in HALF for layer in flattened(net)):
         notes.append("it computed in half or double precision; it was loaded as float32")
     if notes or any(t.shape[0] is not None or t.dtype in HALF for t in net.inputs):
         return _retraced(net), notes

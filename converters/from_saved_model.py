@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import ModelError, UnsafeModelError
 from ..model import Model
 from ._frameworks import tensorflow, tf_keras
-from ._keras_config import refuse_code, refuse_unknown
+from ._keras_config import check_graphs, refuse_code, refuse_unknown
 from ._keras_files import AGAIN, MAX_BYTES, parse_json, reason
 from ._rebuild_layers import explain
 from .from_keras import from_keras2
@@ -35,6 +35,7 @@ def load_saved_model(path: Path, *, allow_unsafe: bool = False) -> Model:
     try:
         refuse_code(path, configs, allow_unsafe=allow_unsafe)
         refuse_unknown(path, configs, lambda e: explain(e, allow_unsafe=allow_unsafe))
+        check_graphs(path, configs)
     except RecursionError as error:
         raise ModelError(f"{path} is damaged: its config is nested too deeply", next=AGAIN) from error
     _refuse_file_ops(path, proto)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from edgedl import model as models
 from edgedl.errors import ModelError, UnsafeModelError
@@ -262,6 +267,21 @@ def test_dicts_of_outputs_half_precision_and_fixed_batches_are_made_plain(tmp_pa
         np.testing.assert_allclose(ours, theirs[key], atol=2e-3)  # the original computes in float16
 
 
+def test_loading_is_silent(small: Path) -> None:
+    """TensorFlow's start-up lines stay out of the user's terminal."""
+    code = "import sys; from edgedl import model; print(model.load(sys.argv[1]).history[0])"
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("TF_", "GRPC_", "GLOG_", "ABSL_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(small / "old" / "m.keras")],
+        capture_output=True,
+        text=True,
+        env=clean,
+        timeout=120,
+    )
+    assert done.stderr == ""
+    assert done.stdout == f"loaded m.keras (Keras {tf_keras().__version__}, rebuilt in Keras {keras().__version__})\n"
+
+
 def test_a_file_by_any_other_name(zoo: Any, tmp_path: Path) -> None:
     net, x, _ = zoo("cnn")
     net.save(tmp_path / "m.keras")
@@ -288,6 +308,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("small")
     net.save(folder / "m.keras")
     net.save(folder / "m.h5")
+    (folder / "old").mkdir()
+    tf_keras().Sequential([k().Input((6,)), k().Dense(4), k().ReLU()]).save(folder / "old" / "m.keras")
     return folder
 
 
@@ -354,7 +376,7 @@ def test_config_that_is_no_model(small: Path, tmp_path: Path) -> None:
     refused(repacked(small / "m.keras", tmp_path / "b.keras", config__json=b'{"class_name":'), "not valid JSON")
     deep = b'{"class_name": "Functional", "config": ' + b'{"a":' * 5000 + b"1" + b"}" * 5001
     refused(repacked(small / "m.keras", tmp_path / "c.keras", config__json=deep))
-    refused(repacked(small / "m.keras", tmp_path / "d.keras", **{"model__weights__h5": None}), "has no weights")
+    refused(repacked(small / "m.keras", tmp_path / "d.keras", model__weights__h5=None), "has no weights")
 
 
 def test_zip_bomb(small: Path, tmp_path: Path) -> None:
@@ -410,6 +432,33 @@ def test_hdf5_links_to_other_files(small: Path, tmp_path: Path) -> None:
                 layout[:] = h5py.VirtualSource("/etc/other.h5", "x", (4,))
                 file.create_virtual_dataset("stolen", layout)
         refused(path, "another file")
+
+
+def places(value: Any) -> list[tuple[Any, Any]]:
+    """(container, key) of every value inside."""
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [place for key, inner in pairs for place in [(value, key), *places(inner)]]
+
+
+@pytest.mark.filterwarnings("ignore")
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(where=st.integers(0, 10_000), value=st.sampled_from([None, -1, 1.5, "x", [], {}, [None], True, {"class_name": "Foo"}]))  # fmt: skip
+@pytest.mark.parametrize("version", ["3.15.1", "2.15.0"])
+def test_any_change_of_a_config_loads_or_gets_one_sentence(
+    small: Path, tmp_path: Path, version: str, where: int, value: Any
+) -> None:
+    def change(config: dict[str, Any]) -> None:
+        found = places(config)
+        container, key = found[where % len(found)]
+        container[key] = value
+
+    path = edited(small if version[0] == "3" else small / "old", tmp_path / "m.keras", change)
+    error = None
+    try:
+        models.load(path)
+    except ModelError as caught:
+        error = caught
+    assert error is None or (path.name in error.message and error.next)
 
 
 # ---- code in files
@@ -495,6 +544,22 @@ def test_subclassed_models_and_channels_first_are_explained(tmp_path: Path) -> N
     unbuilt = keras().Sequential([keras().layers.Dense(3)])
     unbuilt.save(tmp_path / "u.keras")
     refused(tmp_path / "u.keras")
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("call", ["missing", "itself", "late", "number", "none"])
+def test_graphs_that_keras2_would_wait_for_for_ever(tmp_path: Path, call: str) -> None:
+    import h5py
+
+    net = image(k().Conv2D(2, 3, name="first"), k().Flatten(name="second"))
+    tf_keras().Model(net.inputs, net.outputs).save(tmp_path / "m.h5")
+    source = {"missing": ["nobody", 0, 0, {}], "itself": ["second", 0, 0, {}], "late": ["first", 1, 0, {}]}
+    with h5py.File(tmp_path / "m.h5", "a") as file:
+        config = json.loads(file.attrs["model_config"])
+        found = config["config"]["layers"][2]
+        found["inbound_nodes"] = [] if call == "none" else [[source.get(call, ["first", "0", 0, {}])]]
+        file.attrs["model_config"] = json.dumps(config)
+    refused(tmp_path / "m.h5")
 
 
 # ---- real files
