@@ -185,9 +185,11 @@ def _block(header: Sequence[str], row: Sequence[Cell], width: int, paint: Paint)
         lines.append(paint(_short(f"  {row[0].below.strip()}", width), row[0].below_style))
     left = max(len(title) for title in header[1:])
     for title, cell in zip(header[1:], row[1:], strict=True):
-        if cell.text.strip():
-            note = f"  {paint(cell.below.strip(), cell.below_style)}" if cell.below.strip() else ""
-            lines.append(f"  {paint(title.ljust(left), DIM)}  {cell.text.strip()}{note}")
+        text, note = cell.text.strip(), cell.below.strip()
+        if not text:
+            continue
+        apart = "  " if left + len(text) + len(note) + 6 <= width else f"\n{' ' * (left + 4)}"
+        lines.append(f"  {paint(title.ljust(left), DIM)}  {text}{apart if note else ''}{paint(note, cell.below_style)}")
     return "\n".join(lines)
 
 
