@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from .. import _tflite as fb
 from . import interface
 from .exporter import export, has_rnn, layers
 from .graph import nodes, tidy, unique_names
+from .masks import soften
 from .quantizer import Job, Left, quantize
-from .ranges import Trial, measure, samples
+from .ranges import Trial, measure, observe, samples
 
 TOOLS = ("tensorflow", "keras", "ai-edge-litert", "ai-edge-quantizer")
 FLOAT = QuantizationPlan(scheme="float32")
@@ -92,7 +94,10 @@ def _quantized(
     names = [s.name for s in model.inputs]
     ranges: dict[str, interface.Range] = {}
     if plan.is_static:
-        ranges = measure(graph, content, plan, samples(data, names, plan.samples))
+        feeds = partial(samples, data, names, plan.samples)
+        soften(graph, lambda watch: observe(graph, content, feeds(), watch))
+        content = fb.pack(graph)
+        ranges = measure(graph, content, plan, feeds())
         ranges |= _decided(plan, graph, known, last)
     first = next(samples(data, names, 1), []) if len(data.calibration) else []
     job = Job(content, plan, ranges, known, last, Trial(dict(enumerate(first))))

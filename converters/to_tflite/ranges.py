@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from ...model import QuantizationPlan
 from ...worker import progress
 from .. import _tflite as fb
 from .interface import Range
+from .masks import MARGIN
 
 LARGEST = 3e38  # larger values are masks (-inf, the lowest float), which a range must not follow
 
@@ -63,31 +64,50 @@ def run(opened: Any, inputs: Sequence[int], feed: Sequence[Array]) -> None:
     opened.invoke()
 
 
-def measure(model: Any, content: bytes, plan: QuantizationPlan, feeds: Iterator[list[Array]]) -> dict[str, Range]:
-    """The range of each float tensor of the main graph that is computed, by name.
+def observe(
+    model: Any, content: bytes, feeds: Iterator[list[Array]], watch: Mapping[int, Callable[[Array], None]]
+) -> None:
+    """Run the float file on each input and show the values of the watched tensors (by index in the main graph).
 
-    Raises ConversionError when the float file does not run or computes NaN on the calibration inputs.
+    Raises ConversionError when it does not run, or computes NaN.
     """
     graph = model.subgraphs[0]
-    used = {*graph.inputs, *graph.outputs, *(i for op in graph.operators for i in op.inputs)}
-    bits = 16 if plan.scheme == "int16x8" else 8
-    watched = {
-        i: observer(plan.calibration, percentile=plan.percentile, bits=bits)
-        for i, tensor in enumerate(graph.tensors)
-        if tensor.type == fb.FLOAT32 and not fb.is_constant(model, tensor) and i in used
-    }
     try:
         opened = interpreter(content)
         for feed in feeds:
             opened.reset_all_variables()
             run(opened, graph.inputs, feed)
-            for index, seen in watched.items():
-                _watch(seen, opened.get_tensor(index), fb.text(graph.tensors[index].name))
+            for index, show in watch.items():
+                _show(show, opened.get_tensor(index), fb.text(graph.tensors[index].name))
     except (RuntimeError, ValueError) as error:
         raise ConversionError(
             f"the float model does not run on the calibration inputs: {str(error).strip().splitlines()[-1]}",
             next="check that the calibration inputs have the shape and type that the model takes",
         ) from error
+
+
+def _show(show: Callable[[Array], None], values: Array, name: str) -> None:
+    try:
+        show(values)
+    except DataError as error:
+        raise ConversionError(
+            f"the float model computes NaN on the calibration inputs (in {name[:80]})",
+            next="check the calibration data and its preprocessing, and the model's weights",
+        ) from error
+
+
+def measure(model: Any, content: bytes, plan: QuantizationPlan, feeds: Iterator[list[Array]]) -> dict[str, Range]:
+    """The range of each float tensor of the main graph that is computed, by name. Raises ConversionError."""
+    graph = model.subgraphs[0]
+    bits = 16 if plan.scheme == "int16x8" else 8
+    used = {*graph.inputs, *graph.outputs, *(i for op in graph.operators for i in op.inputs)}
+    watched = {
+        i: observer(plan.calibration, percentile=plan.percentile, bits=bits)
+        for i, tensor in enumerate(graph.tensors)
+        if tensor.type == fb.FLOAT32 and not fb.is_constant(model, tensor) and i in used
+    }
+    scores = softmax_inputs(model)
+    observe(model, content, feeds, {i: _into(seen, i in scores) for i, seen in watched.items()})
     found = {i: seen.range() for i, seen in watched.items()}
     for op in graph.operators:  # an output nobody reads has no values, and still needs a scale: that of the input
         source = next((found[i] for i in op.inputs if i in found), (0.0, 1.0))
@@ -95,17 +115,26 @@ def measure(model: Any, content: bytes, plan: QuantizationPlan, feeds: Iterator[
     return {fb.text(graph.tensors[i].name): limits for i, limits in found.items()}
 
 
-def _watch(seen: Observer, values: Array, name: str) -> None:
-    large = np.abs(values) > LARGEST
-    if large.any():
-        values = values[~large]
-    try:
-        seen.update(values)
-    except DataError as error:
-        raise ConversionError(
-            f"the float model computes NaN on the calibration inputs (in {name[:80]})",
-            next="check the calibration data and its preprocessing, and the model's weights",
-        ) from error
+def softmax_inputs(model: Any) -> set[int]:
+    """The tensors of the main graph that only a softmax reads."""
+    graph = model.subgraphs[0]
+    readers: dict[int, set[str]] = {i: {"OUTPUT"} for i in graph.outputs}
+    for op in graph.operators:
+        for i in op.inputs:
+            readers.setdefault(i, set()).add(fb.op_name(model, op))
+    return {i for i, kinds in readers.items() if kinds == {"SOFTMAX"}}
+
+
+def _into(seen: Observer, scores: bool) -> Callable[[Array], None]:
+    """Feed an observer: without values beyond all numbers, and of scores only what a softmax can tell from nothing."""
+
+    def update(values: Array) -> None:
+        if scores and values.ndim:
+            values = np.maximum(values, values.max(axis=-1, keepdims=True) - MARGIN)
+        large = np.abs(values) > LARGEST
+        seen.update(values[~large] if large.any() else values)
+
+    return update
 
 
 @dataclass(frozen=True, slots=True)
