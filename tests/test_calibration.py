@@ -99,7 +99,7 @@ def test_mse_finds_the_least_error(name: str, bits: int) -> None:
     highs = x.max() * np.arange(4, 101, 4) / 100
     best = min(squared_error(x, a, b, bits) for a in lows for b in highs)
     assert squared_error(x, low, high, bits) <= 1.08 * best
-    assert squared_error(x, low, high, bits) <= 1.01 * squared_error(x, *range_of(x, "minmax"), bits)
+    assert squared_error(x, low, high, bits) <= 1.03 * squared_error(x, *range_of(x, "minmax"), bits)
 
 
 def test_mse_symmetric_matches_the_known_clipping_of_a_normal() -> None:
