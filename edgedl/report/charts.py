@@ -125,7 +125,7 @@ def layers(found: Sequence[Layer]) -> Plot | None:
     shown = [layer for layer in found if layer["sqnr_db"] is not None]
     if not shown:
         return None
-    top, middle, bottom = 14.0, 200.0, 284.0
+    top, middle, bottom = 22.0, 204.0, 288.0
     wide = 100 / len(found)
     finite = [_db(layer) for layer in shown if abs(_db(layer)) < IDENTICAL_DB]
     error = Scale(min([0.0, *finite]), max([30.0, *finite]) * 1.05, middle, top)
@@ -182,7 +182,7 @@ def _bar(x: str, y: float, zero: float, wide: str, class_: str) -> Svg:
 
 
 def _worst_names(found: Sequence[Layer], wide: float, error: Scale) -> Iterator[Svg]:
-    """The names of the worst layers over their bars, where they do not cover each other."""
+    """The names of the worst layers above the plot, each with a line down to its bar, where there is room."""
     places = {id(layer): i for i, layer in enumerate(found)}
     taken: list[float] = []
     for layer in worst_layers(found, 3):
@@ -191,8 +191,11 @@ def _worst_names(found: Sequence[Layer], wide: float, error: Scale) -> Iterator[
             continue
         anchor = "start" if x < 15 else "end" if x > 85 else "middle"
         text = f"{short(layer['name'], 26)} {figures.decibel(layer['sqnr_db'])}"
-        y = max(error.clamp(_db(layer)), error.end + 16) - 5
-        yield el("text", text, x=at(x), y=y, class_="label halo" + (" second" if taken else ""), text_anchor=anchor)
+        yield group(
+            el("text", text, x=at(x), y=error.end - 10, class_="label", text_anchor=anchor),
+            el("line", x1=at(x), x2=at(x), y1=error.end - 6, y2=error.clamp(_db(layer)), class_="leader"),
+            class_="second" if taken else "first",
+        )
         taken.append(x)
 
 
