@@ -92,7 +92,7 @@ def assemble_document(
         entry["layers"] = job.layers(best, base)
         if best is not base and entry["bytes"] >= base.artifact.path.stat().st_size:
             entry["warnings"].append(grown(best, entry["bytes"] - base.artifact.path.stat().st_size))
-            job.warn(entry["warnings"][-1])
+            job.listener.warn(entry["warnings"][-1])
         entry["attempts"] = attempts
         artifacts.append(entry)
     failing = [a for a in artifacts if not a["within_limits"]]
@@ -127,7 +127,8 @@ def assemble_document(
 def grown(converted: Converted, more: int) -> str:
     """What to say of a compressed file that is no smaller than its float file."""
     instead = "dynamic" if converted.scheme in STATIC else "float32"
-    return f"{title(converted)} is {more:,} bytes larger than its float file; --quantize {instead} may serve better"
+    size = f"{more:,} bytes larger than" if more else "no smaller than"
+    return f"{size} its float file; --quantize {instead} may serve better"
 
 
 def described(job: Run, converted: Converted, measured: Mapping[str, bench.Measurement]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from .options import everything
 from .outcome import Exported, assemble_document, deliver, measured
 from .recipe import Recipe, Step, assemble, step
 from .report import clean
+from .steps import ALLOW_UNSAFE
 from .store import Done, Store, digest, fingerprint, open_store
 from .worker import GIB, Worker, default_memory_bytes
 
@@ -309,7 +310,9 @@ def run(
     limits = recipe.limits
     memory = int(limits.memory_gib * GIB) if limits.memory_gib else default_memory_bytes()
     with open_store(out) as store, ExitStack() as stack:
-        heavy, light = (stack.enter_context(Worker(limits.timeout_s, memory)) for _ in range(2))
+        trust = {ALLOW_UNSAFE: "1"} if allow_unsafe else {}
+        heavy = stack.enter_context(Worker(limits.timeout_s, memory, env=trust))
+        light = stack.enter_context(Worker(limits.timeout_s, memory))
         job = Run(recipe, store, heavy, light, listener or Silent(), allow_unsafe)
         job.prepare()
         pairs = exported(job)

@@ -5,6 +5,7 @@ Each reads what earlier steps left in their folders, writes into its own, and re
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -28,6 +29,7 @@ PROBE = 16  # inputs on which every converted file is compared with the model be
 LAYER_PROBE = 8  # inputs for the error of single layers
 MAX_OUTPUT_BYTES = 1 << 30  # of the validation outputs that are kept; validation is cut to stay below
 BATCH = 64
+ALLOW_UNSAFE = "EDGEDL_ALLOW_UNSAFE"  # set in the child of a run whose user trusts the model's own code
 
 _models: dict[str, Model] = {}  # the last models of this process, so that they are not read again
 
@@ -39,10 +41,10 @@ def remember(key: str, model: Model) -> None:
     _models[key] = model
 
 
-def recall(folder: str, allow_unsafe: bool = False) -> Model:
+def recall(folder: str) -> Model:
     """The model of an earlier step: from this process if it made it, else from its folder."""
     if folder not in _models:
-        remember(folder, Model.restore(Path(folder), allow_unsafe=allow_unsafe))
+        remember(folder, Model.restore(Path(folder), allow_unsafe=ALLOW_UNSAFE in os.environ))
     return _models[folder]
 
 
@@ -54,7 +56,7 @@ def load_model(path: str, folder: str, final: str, allow_unsafe: bool) -> dict[s
     model.save(Path(folder))
     remember(final, model)
     file = next(p for p in Path(folder).iterdir() if p.stem == "model" and p.suffix != ".json")
-    layers = find("inspector", file.suffix[1:])().layers(file)
+    layers = _inspector(file.suffix[1:], allow_unsafe).layers(file)
     return {
         "load_ms": seconds * 1e3,
         "form": file.suffix[1:],
@@ -268,9 +270,15 @@ def layer_errors(path: str, float_path: str, data: str) -> list[dict[str, Any]]:
     return [asdict(e) for e in found]
 
 
-def inspect(path: str, format: str) -> list[dict[str, Any]]:
+def inspect(path: str, format: str, allow_unsafe: bool = False) -> list[dict[str, Any]]:
     """The layers of a network file."""
-    return [asdict(layer) for layer in find("inspector", format)().layers(Path(path))]
+    return [asdict(layer) for layer in _inspector(format, allow_unsafe).layers(Path(path))]
+
+
+def _inspector(format: str, allow_unsafe: bool) -> Any:
+    """The inspector of a format; only Keras files can hold code that must be allowed."""
+    found = find("inspector", format)
+    return found(allow_unsafe=allow_unsafe) if format == "keras" else found()
 
 
 def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
