@@ -59,7 +59,7 @@ def trainable(path: str, folder: str, allow_unsafe: bool) -> dict[str, Any]:
     from . import steps
 
     found = steps.load_model(path, folder, folder, allow_unsafe)
-    layers = steps.inspect(str(Path(folder) / found["file"]), found["form"])
+    layers = steps.inspect(str(Path(folder) / found["file"]), found["form"], allow_unsafe)
     return {"layers": layers, **{k: found[k] for k in ("inputs", "outputs", "notes")}}
 
 

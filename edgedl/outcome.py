@@ -156,7 +156,7 @@ def described(job: Run, converted: Converted, measured: Mapping[str, bench.Measu
         "load_ms": next((m.load_ms for m in measured.values()), None),
         "peak_bytes": next((m.peak_bytes for m in measured.values()), None),
         "layers": [],
-        "warnings": list(artifact.metadata.get("warnings", [])),
+        "warnings": [*artifact.metadata.get("warnings", ()), *artifact.metadata.get("notes", ())],
     }
 
 

@@ -11,7 +11,7 @@ import pytest
 from edgedl.errors import DataError, OutputError, WorkerError
 from edgedl.worker import GIB, Worker
 
-JOBS = '''
+JOBS = """
 import os, sys, time
 from edgedl.errors import DataError
 from edgedl.worker import progress
@@ -39,7 +39,7 @@ def grandchild(path):
     open(path, "w").write(str(p.pid))
     time.sleep(600)
 def full(): raise OSError(28, "No space left on device", "/dev/full")
-'''
+"""
 
 
 @pytest.fixture
