@@ -11,6 +11,7 @@ from ..errors import ModelError, UnsafeModelError
 
 MAX_DEPTH = 200  # of nested JSON
 CONTAINERS = frozenset({"Functional", "Sequential", "Model"})
+TF_INITIALIZERS = "tensorflow.python.ops.init_ops_v2"
 KERAS2_MODULES = ("layers", "initializers", "regularizers", "constraints", "activations", "models", "mixed_precision")
 
 
@@ -147,6 +148,8 @@ def suspicious_keras2(entry: Entry) -> str:
     """Why an object of a Keras 2 config must not be handed to tf_keras, which imports any module a config names."""
     root, _, rest = entry.module.partition(".")
     part = rest.removeprefix("src.").partition(".")[0]
+    if entry.module == TF_INITIALIZERS and not entry.is_layer:
+        return ""
     if entry.module in ("", "builtins") or (root in ("keras", "tf_keras") and part in (*KERAS2_MODULES, "engine")):
         return ""
     if entry.module in ("keras", "tf_keras") and entry.class_name in CONTAINERS:

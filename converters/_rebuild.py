@@ -64,6 +64,7 @@ class _Replay:
         outputs = [tensors.get(id(t)) for t in source.outputs]
         if self.problems or any(o is None for o in outputs):
             return None
+        _name_apart(outputs)
         return keras().Model(inputs, outputs, name=clean(source.name))
 
     def _input(self, tensor: Any, name: str) -> Any:
@@ -122,6 +123,25 @@ class _Replay:
         if have != want:
             raise ValueError(f"its weights have shapes {want}, those of Keras 3 {have}")
         made.set_weights([w.astype("float32") if w.dtype.kind == "f" else w for w in theirs])
+
+
+def _name_apart(outputs: list[Any]) -> None:
+    """Rename operations called like another one: Keras names those of keras.ops itself, whatever the file's layers are."""
+    found: dict[int, Any] = {}
+    waiting = list(outputs)
+    while waiting:
+        history = waiting.pop()._keras_history
+        if id(history.operation) not in found:
+            found[id(history.operation)] = history.operation
+            waiting.extend(t for node in history.operation._inbound_nodes for t in node.input_tensors)
+    layers_first = sorted(found.values(), key=lambda op: not isinstance(op, keras().layers.Layer))
+    taken: set[str] = set()
+    for operation in layers_first:
+        name, number = operation.name, 0
+        while operation.name in taken:
+            number += 1
+            operation.name = f"{name}_op{number}"
+        taken.add(operation.name)
 
 
 def _named(layer: Any, args: Any, kwargs: Any) -> dict[str, Any]:

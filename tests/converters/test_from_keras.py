@@ -106,6 +106,15 @@ def attention() -> Any:
     return tf_keras().Model([x, memory], [k().LayerNormalization()(x + w), scores])
 
 
+def same_names() -> Any:
+    """A layer called as Keras would call its own operation, and two that only a slash sets apart."""
+    tf = tensorflow()
+    x = k().Input((6,), name="x")
+    y = k().Multiply(name="multiply")([x * 2.0, x * 3.0])
+    y = k().Dense(3, name="a/b", bias_initializer=tf.constant_initializer(0.5))(y)
+    return tf_keras().Model(x, k().Dense(2, name="a_b")(y) * 1.5)
+
+
 def normalized() -> Any:
     adapted = k().Normalization()
     adapted.adapt(np.random.default_rng(0).normal(3, 2, (50, 12, 10, 4)).astype(np.float32))
@@ -176,6 +185,7 @@ KERAS2: dict[str, Callable[[], Any]] = {
     "unknown sizes": lambda: image(k().Conv2D(4, 3), k().GlobalAveragePooling2D(), k().Dense(2), shape=(None, None, 3)),
     "unknown time": lambda: frames(k().GRU(4, return_sequences=True), k().Dense(2), shape=(None, 6)),
     "words": lambda: sequential(k().Input((7,)), k().Embedding(11, 4), k().GlobalMaxPooling1D(), k().Dense(2)),
+    "same names": same_names,
     "normalized": normalized,
     "tf functions": tf_functions,
     "nested": nested,
