@@ -7,7 +7,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from . import figures
@@ -48,11 +48,20 @@ def render_terminal(document: Mapping[str, Any], *, width: int | None = None, co
     table = rows(found)
     best = lead(table)
     parts = [_wrapped(f"{best.name}: {headline(found, table)}" if best else headline(found, table), width, paint, BOLD)]
-    full, compact = ([_cells(row, found, dense) for row in table] for dense in (False, True))
-    body = compact if _fits(_header(found), compact, width) and not _fits(_header(found), full, width) else full
-    parts.append(_table(_header(found), body, width, paint))
+    parts.append(_before_and_after(found, table, width, paint))
     parts.append(_notes(found, table, width, paint))
     return "\n\n".join(p for p in parts if p)
+
+
+def _before_and_after(document: Document, table: Sequence[Row], width: int, paint: Paint) -> str:
+    """The table; where it does not fit, names on lines of their own and no intervals; else a block for each file."""
+    header, full = _header(document), [_cells(row, document, False) for row in table]
+    if not _fits(header, full, width):
+        dense = [_cells(row, document, True) for row in table]
+        below = [[replace(row[0], text=row[0].below, below=""), *row[1:]] for row in dense]
+        if _fits(header, below, width):
+            return _table(header, below, width, paint, [row[0] for row in dense])
+    return _table(header, full, width, paint)
 
 
 def bench_table(
@@ -157,14 +166,17 @@ def _fits(header: Sequence[str], body: Sequence[Sequence[Cell]], width: int) -> 
     return sum(widths) + len(GAP) * (len(widths) - 1) <= width
 
 
-def _table(header: Sequence[str], body: Sequence[Sequence[Cell]], width: int, paint: Paint) -> str:
-    """Columns where they fit, else one block a row."""
+def _table(
+    header: Sequence[str], body: Sequence[Sequence[Cell]], width: int, paint: Paint, titles: Sequence[Cell] = ()
+) -> str:
+    """Columns where they fit, each row below its title if there are titles; else one block a row."""
     if not _fits(header, body, width):
         return "\n\n".join(_block(header, row, width, paint) for row in body)
     widths = _widths(header, body)
     lines = [_line([(title, DIM) for title in header], widths, paint)]
-    for row in body:
-        lines.append(_line([(c.text, c.style) for c in row], widths, paint))
+    for i, row in enumerate(body):
+        lines += [paint(_short(titles[i].text, width), titles[i].style)] if titles else []
+        lines.append(_line([(c.text, c.style if j or not titles else DIM) for j, c in enumerate(row)], widths, paint))
         if any(c.below.strip() for c in row):
             lines.append(_line([(c.below, c.below_style) for c in row], widths, paint))
     return "\n".join(lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgedl.report import charts, scatter, summary, svg
-from edgedl.report.document import parse
+from edgedl.report.document import Layer, parse
 
 
 def drawings(raw: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -172,6 +173,26 @@ def test_layer_bars_are_as_high_as_their_figures(sample: Any) -> None:
     drawn = sorted(bars["error"] + bars["worst"])
     assert [round(d / drawn[-1], 2) for d in drawn] == [round(v / known[-1], 2) for v in known]
     assert charts.worst_layers(layers, 1)[0]["name"] in plot.body
+
+
+def test_the_names_of_the_worst_layers_do_not_touch() -> None:
+    layers: list[Layer] = [
+        {"name": f"a_rather_long_name_of_layer_{i}", "op": "CONV_2D", "sqnr_db": 40.0 + i % 3, "bytes": 9}
+        for i in range(40)
+    ]
+    for i, noise in ((24, 5.0), (36, 6.0), (2, 7.0)):
+        layers[i]["sqnr_db"] = noise
+    plot = charts.layers(layers)
+    assert plot is not None
+    spans = []
+    for e in ET.fromstring(plot.body).iter("text"):
+        if e.get("class") == "label":
+            wide, x = charts.NAME_CHARACTER * len(e.text or ""), float(e.get("x", "0%").rstrip("%"))
+            left = x - {"start": 0.0, "middle": wide / 2, "end": wide}[e.get("text-anchor", "start")]
+            spans.append((left, left + wide))
+    assert len(spans) >= 2
+    assert all(a >= 0 and b <= 100 for a, b in spans)
+    assert all(a[1] <= b[0] for a, b in pairwise(sorted(spans)))
 
 
 @pytest.mark.parametrize(("points_", "place"), [(-4.0, ("60", "40")), (2.0, ("100", "20"))])

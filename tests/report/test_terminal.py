@@ -41,6 +41,16 @@ def test_it_fits(sample: Any, name: str, width: int) -> None:
     assert max(len(line) for line in ESCAPE.sub("", text).splitlines()) <= width
 
 
+def test_eighty_columns_are_enough_for_long_names(sample: Any) -> None:
+    document = sample.ordinary()
+    for item in (*document["artifacts"], *document["baselines"]):
+        item["name"] = f"a_long_name_of_{item['name']}"
+    lines = render_terminal(document, width=80, color=False).splitlines()
+    at = lines.index("a_long_name_of_resnet8_int8.tflite")
+    assert lines[at + 1].split() == ["tflite", "int8", "98.5", "kB", "0.8500", "96.5", "%", "160", "µs", "2.31", "MB"]
+    assert lines[at + 2].split() == ["3.2×", "smaller", "−0.50", "pt", "2.2×", "faster"]
+
+
 def test_colour_changes_no_text(document: dict[str, Any]) -> None:
     plain, coloured = (render_terminal(document, width=110, color=c) for c in (False, True))
     assert "\x1b" not in plain
