@@ -19,7 +19,7 @@ from . import _onnx
 PLUMBING = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Constant"})  # part of a layer
 PASSED = PLUMBING | {"Cast", "Identity", "Reshape", "Transpose"}  # between a stored weight and the layer that uses it
 NO_WEIGHTS = frozenset({"Clip", "Pad", "Resize", "Slice", "Reshape", "Squeeze", "Unsqueeze", "Tile", "Expand", "Range"})
-WEIGHT_INPUT = {"QLinearConv": 3, "QLinearMatMul": 3}  # else 1
+INTEGER = {"MatMulInteger": (0, 1), "ConvInteger": (1,), "QLinearMatMul": (3,), "QLinearConv": (3, 8)}  # weights
 CHUNK = 8  # inputs run at once in a comparison
 Shape = tuple[int | None, ...]
 
@@ -148,14 +148,14 @@ def _layer(graph: _View, node: Any) -> Layer:
 def _weights(graph: _View, node: Any) -> Iterator[Any]:
     """The constants of a layer that training made: not shapes, not bounds, not scales."""
     made = [graph.producer[name].op_type for name in node.input if name in graph.producer]
-    if node.op_type in NO_WEIGHTS or "DynamicQuantizeLinear" in made and node.op_type == "Mul":
+    if node.op_type in NO_WEIGHTS or ("DynamicQuantizeLinear" in made and node.op_type == "Mul"):
         return
-    for name in node.input:
-        tensor = graph.stored(name)
+    for i, name in enumerate(node.input):
+        tensor = graph.stored(name) if i in INTEGER.get(node.op_type, (i,)) else None
         if tensor is None or not len(tensor.dims):
             continue
         kind = _onnx.dtype_name(tensor.data_type)
-        behind = name not in graph.constants or "Integer" in node.op_type or node.op_type.startswith("QLinear")
+        behind = name not in graph.constants or node.op_type in INTEGER
         if (
             kind in ("float32", "float16", "float64", "bfloat16")
             or (behind and kind != "int64")
@@ -185,7 +185,8 @@ def _elements(shape: Sequence[int | None]) -> int:
 def _macs(graph: _View, node: Any) -> int:
     """Multiply-accumulates of a node for one input."""
     op = node.op_type
-    weight = graph.shape(node.input[WEIGHT_INPUT.get(op, 1)]) if len(node.input) > 1 else ()
+    index = 3 if op.startswith("QLinear") else 1
+    weight = graph.shape(node.input[index]) if len(node.input) > index else ()
     first, out = graph.shape(node.input[0]) if node.input else (), graph.shape(node.output[0])
     if not weight or not first or not out:
         weight = _behind(graph, node, weight)

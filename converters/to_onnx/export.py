@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -159,12 +160,14 @@ def _erfc(ctx: Any, node: Any, name: str, arguments: Any) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """tf2onnx logs what it does at each step; only errors are of interest."""
+    """tf2onnx logs what it does at each step, Keras warns of a list of one input; errors are raised all the same."""
     logger = logging.getLogger("tf2onnx")
     before = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logger.setLevel(before)
 
@@ -197,6 +200,7 @@ def _name_by_layer(proto: Any, marks: Marks) -> None:
         for i, name in enumerate(node.output):
             table[name] = name if name in ends else free(f"{node.name}:{i}", tensors)
     del proto.graph.value_info[:]
+    proto.graph.doc_string = ""
     _rename(proto, table)
 
 

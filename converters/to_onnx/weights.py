@@ -38,7 +38,7 @@ def quantize_weight(w: Array, axis: int | None, bits: int = 8, floor: Array | No
     scales = _scales(flat, top, bits)
     if floor is not None:
         scales = np.maximum(scales, floor.astype(np.float32))
-    values = np.clip(np.round(flat / scales[:, None]), -top, top).astype(np.int8)
+    values = _balanced(flat / scales[:, None], top, int(np.prod(w.shape[2:])) if w.ndim > 2 and axis == 0 else 0)
     if axis is None:
         return QuantizedWeight(values.reshape(w.shape), scales.reshape(()), None)
     moved = values.reshape(w.shape[axis], *np.delete(w.shape, axis))
@@ -54,9 +54,36 @@ def quantize_blocks(w: Array, bits: int = 4) -> QuantizedWeight:
     padded[:rows] = w
     flat = padded.reshape(blocks, BLOCK, columns).transpose(0, 2, 1).reshape(-1, BLOCK)
     scales = _scales(flat, top, bits)
-    values = np.clip(np.round(flat / scales[:, None]), -top, top).astype(np.int8)
-    values = values.reshape(blocks, columns, BLOCK).transpose(0, 2, 1).reshape(-1, columns)[:rows]
-    return QuantizedWeight(values, scales.reshape(blocks, columns), 0, BLOCK)
+    each = np.repeat(scales.reshape(blocks, columns), BLOCK, axis=0)[:rows]
+    values = _balanced((w / each).T, top, 0).T
+    return QuantizedWeight(np.ascontiguousarray(values), scales.reshape(blocks, columns), 0, BLOCK)
+
+
+def _balanced(real: Array, top: int, kernel: int) -> Array:
+    """Round [channels, weights] to integers so that the rounding errors of a channel, and of each kernel in it, cancel.
+
+    Inputs that are not around 0 (images, what follows a ReLU) would otherwise shift the channel's mean.
+    The element-, kernel- and channel-wise steps of SQuant (Guo et al., ICLR 2022), which needs no data.
+    """
+    values = np.clip(np.round(real), -top, top)
+    if kernel > 1:
+        shape = (-1, kernel)
+        values = _flipped(real.reshape(shape), values.reshape(shape), top).reshape(real.shape)
+    return _flipped(real, values, top).astype(np.int8)
+
+
+def _flipped(real: Array, values: Array, top: int) -> Array:
+    """Move the integers whose rounding was closest to the other side by one, until the sum of errors is below 1/2.
+
+    Where values are clipped, the sum can stay larger: none is moved away from its real value, or out of range.
+    """
+    errors = values - real
+    total = errors.sum(axis=1)
+    sign = np.sign(total)[:, None]
+    gain = np.where(np.abs(values - sign) <= top, sign * errors, -1.0)
+    rank = np.argsort(np.argsort(-gain, axis=1, kind="stable"), axis=1, kind="stable")
+    moved = (rank < np.round(np.abs(total))[:, None]) & (gain > 0)
+    return np.asarray(values - moved * sign)
 
 
 def _scales(flat: Array, top: int, bits: int) -> Array:

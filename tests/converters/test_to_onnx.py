@@ -415,11 +415,24 @@ def test_shared_layer_has_one_copy_of_its_weights(tmp_path: Path) -> None:
     hnp.arrays(np.float32, st.tuples(st.integers(1, 5), st.integers(1, 7)), elements=st.floats(-8, 8, width=32)),
     st.sampled_from([0, 1, None]),
 )
-def test_int8_weights_are_within_half_a_step(w: Any, axis: int | None) -> None:
+def test_int8_weights_are_within_a_step_and_their_errors_cancel(w: Any, axis: int | None) -> None:
     q = quantize_weight(w, axis)
     scale = q.scales if axis is None else np.expand_dims(q.scales, 1 - axis)
+    errors = q.values - w / scale
     assert q.values.min() >= -127
-    assert np.all(np.abs(q.values * scale - w) <= scale * 0.5001)
+    assert np.abs(errors).max() <= 1 + 1e-3
+    assert np.abs(errors.sum(None if axis is None else 1 - axis)).max() <= 0.5 + 1e-3
+
+
+def test_filters_keep_their_mean_and_the_mean_of_each_kernel() -> None:
+    """On a constant input, plain rounding shifts the output by several steps, balanced rounding by half a step."""
+    w = np.random.default_rng(0).normal(size=(8, 16, 3, 3)).astype(np.float32)
+    q = quantize_weight(w, 0, bits=4)
+    steps = w / q.scales[:, None, None, None]
+    plain = np.clip(np.round(steps), -7, 7)
+    assert np.abs((q.values - steps).sum((1, 2, 3))).max() <= 0.51
+    assert np.abs((q.values - steps).sum((2, 3))).max() <= 1.51
+    assert np.abs((plain - steps).sum((1, 2, 3))).max() > 1.5
 
 
 @settings(max_examples=40, deadline=None)
