@@ -48,8 +48,20 @@ class ToTflite:
         content = fb.pack(graph)
         inputs, outputs = interface.describe(graph, names)
         write_atomic(out, content)
-        metadata = _metadata(model, data, plan, left, saved=len(before) - len(content))
+        metadata = _metadata(model, data, plan, left)
+        notes = self._notes(model, plan, len(before), len(content))
+        metadata |= {"notes": notes} if notes else {}
         return Artifact(out, "tflite", inputs, outputs, metadata=metadata).save()
+
+    def _notes(self, model: Model, plan: QuantizationPlan, float_bytes: int, size: int) -> list[str]:
+        """What the user should know about the file."""
+        notes = []
+        if model.is_keras and plan.is_static and has_rnn(model.net):
+            notes.append("the loops of the RNN layers are unrolled: the file has their operators once for each step")
+        before = Path(self.base).stat().st_size if self.base else float_bytes
+        if plan.scheme != "float32" and size >= before:
+            notes.append(f"{plan.scheme} did not make the file smaller than float32")
+        return notes
 
     def _float(self, model: Model, plan: QuantizationPlan) -> Any:
         """The float graph, its inputs and outputs in the model's order, its tensors' names unique."""
@@ -139,7 +151,7 @@ def _refuse_custom(graph: Any) -> None:
         )
 
 
-def _metadata(model: Model, data: Dataset, plan: QuantizationPlan, left: list[Left], saved: int) -> dict[str, Any]:
+def _metadata(model: Model, data: Dataset, plan: QuantizationPlan, left: list[Left]) -> dict[str, Any]:
     """What the artifact says about itself; see artifact.Artifact."""
     known = {s.name for s in model.inputs}
     found: dict[str, Any] = {"scheme": plan.scheme, "io": plan.io, "versions": _versions()}
@@ -150,8 +162,6 @@ def _metadata(model: Model, data: Dataset, plan: QuantizationPlan, left: list[Le
         found["overrides"] = dict(plan.overrides)
     if left:
         found["left_float"] = [asdict(entry) for entry in left]
-    if plan.scheme != "float32" and saved <= 0:
-        found["notes"] = [f"{plan.scheme} did not make the file smaller than float32"]
     if data.labels:
         found["labels"] = list(data.labels)
     preprocessing = {name: p.to_json() for name, p in data.preprocessing.items() if name in known}
