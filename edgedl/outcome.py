@@ -124,6 +124,12 @@ def assemble_document(
     }
 
 
+def thinned(latency_ns: Sequence[int]) -> list[float]:
+    """Every k-th latency in microseconds, as many as a report keeps."""
+    every = -(-len(latency_ns) // SAMPLES_IN_REPORT)
+    return [round(ns / 1e3, 3) for ns in latency_ns[::every]]
+
+
 def grown(converted: Converted, more: int) -> str:
     """What to say of a compressed file that is no smaller than its float file."""
     instead = "dynamic" if converted.scheme in STATIC else "float32"
@@ -149,10 +155,7 @@ def described(job: Run, converted: Converted, measured: Mapping[str, bench.Measu
         "per_class": evaluation["per_class"],
         "left_float": list(artifact.metadata.get("left_float", [])),
         "verification": converted.verification,
-        "latency_us": {
-            target: {**m.latency_us, "samples": [round(ns / 1e3, 3) for ns in m.latency_ns[:SAMPLES_IN_REPORT]]}
-            for target, m in measured.items()
-        },
+        "latency_us": {target: {**m.latency_us, "samples": thinned(m.latency_ns)} for target, m in measured.items()},
         "load_ms": next((m.load_ms for m in measured.values()), None),
         "peak_bytes": next((m.peak_bytes for m in measured.values()), None),
         "layers": [],

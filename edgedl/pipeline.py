@@ -317,7 +317,7 @@ def run(
         job.prepare()
         pairs = exported(job)
         measurements, comparisons = measured(job, [pair[:2] for pair in pairs])
-        document = clean(assemble_document(job, pairs, measurements, comparisons, started))
+        document: dict[str, Any] = clean(assemble_document(job, pairs, measurements, comparisons, started))
         deliver(document, pairs, out, recipe)
     return document
 
