@@ -213,3 +213,20 @@ def test_killed_in_the_middle_it_goes_on(tmp_path: Path, digits_npz: Path) -> No
 def test_a_time_limit_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match="longer than"):
         edgedl.compress(DIGITS, tmp_path / "out", limits={**NO_BENCH, "timeout_s": 0.5})
+
+
+def test_a_file_that_grew_is_said_to(zoo: Any, tmp_path: Path) -> None:
+    """int8 of an LSTM is unrolled in a .tflite, and larger than the float file."""
+    model, x, y = zoo("lstm")
+    model.save(tmp_path / "lstm.keras")
+    np.savez(tmp_path / "d.npz", x=x, y=y)
+    report = edgedl.compress(
+        tmp_path / "lstm.keras",
+        tmp_path / "out",
+        data={"source": str(tmp_path / "d.npz")},
+        quantize={"scheme": "int8"},
+        limits=NO_BENCH,
+    )
+    entry, base = report["artifacts"][0], report["baselines"][0]
+    assert entry["metrics"]["accuracy"] >= 0.95
+    assert any("larger than its float file" in w for w in entry["warnings"]) == (entry["bytes"] > base["bytes"]) is True

@@ -49,19 +49,9 @@ class ToTflite:
         inputs, outputs = interface.describe(graph, names)
         write_atomic(out, content)
         metadata = _metadata(model, data, plan, left)
-        notes = self._notes(model, plan, len(before), len(content))
+        notes = _notes(model, plan)
         metadata |= {"notes": notes} if notes else {}
         return Artifact(out, "tflite", inputs, outputs, metadata=metadata).save()
-
-    def _notes(self, model: Model, plan: QuantizationPlan, float_bytes: int, size: int) -> list[str]:
-        """What the user should know about the file."""
-        notes = []
-        if model.is_keras and plan.is_static and has_rnn(model.net):
-            notes.append("the loops of the RNN layers are unrolled: the file has their operators once for each step")
-        before = Path(self.base).stat().st_size if self.base else float_bytes
-        if plan.scheme != "float32" and size >= before:
-            notes.append(f"{plan.scheme} did not make the file smaller than float32")
-        return notes
 
     def _float(self, model: Model, plan: QuantizationPlan) -> Any:
         """The float graph, its inputs and outputs in the model's order, its tensors' names unique."""
@@ -75,6 +65,13 @@ class ToTflite:
         unique_names(graph)
         interface.rename_signature(graph, *_names(model))
         return graph
+
+
+def _notes(model: Model, plan: QuantizationPlan) -> list[str]:
+    """What the user should know about the file."""
+    if model.is_keras and plan.is_static and has_rnn(model.net):
+        return ["the loops of the RNN layers are unrolled: the file has their operators once for each step"]
+    return []
 
 
 def _names(model: Model) -> tuple[list[str], list[str]]:

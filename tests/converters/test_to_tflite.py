@@ -210,9 +210,9 @@ def test_weights_get_smaller(case: Cases, tmp_path: Path) -> None:
 
 
 def test_a_scheme_that_does_not_pay_says_so(case: Cases, tmp_path: Path) -> None:
-    assert "did not make the file smaller" in convert(case("dscnn"), tmp_path, scheme="fp16").metadata["notes"][0]
+    assert "notes" not in convert(case("dscnn"), tmp_path, scheme="fp16").metadata
     notes = convert(case("lstm"), tmp_path, scheme="int8").metadata["notes"]
-    assert ["unrolled" in notes[0], "did not make the file smaller" in notes[1]] == [True, True]
+    assert ["unrolled" in note for note in notes] == [True]
 
 
 @pytest.mark.parametrize("calibration", ["minmax", "percentile", "mse"])
