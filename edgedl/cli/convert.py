@@ -56,6 +56,9 @@ def command(
     taken = [p for p in places.values() if p.exists()]
     if taken and not force:
         raise OutputError(f"{taken[0]} exists", next="choose another name, or pass --force")
+    for path in places.values():
+        if not path.parent.is_dir():
+            raise OutputError(f"there is no folder {path.parent}", next=f"mkdir -p {path.parent}")
     recipe = assemble(
         model, formats=formats, settings=(*settings, ("limits.bench_seconds", 0.0)), **options.tables(**given)
     )

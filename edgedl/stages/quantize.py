@@ -36,7 +36,6 @@ class Quantize:
 
     def __call__(self, model: Model, data: Dataset) -> Model:
         """The model with its plan set. Raises UsageError for options that cannot work together or on this model."""
-        self._check()
         if model.is_keras:
             _check_patterns(self.overrides, list(layer_names(model.net)))
         decided = {} if model.plan is None else model.plan.ranges
@@ -51,7 +50,7 @@ class Quantize:
         )
         return model.then(f"quantize to {self.scheme}", plan=plan)
 
-    def _check(self) -> None:
+    def __post_init__(self) -> None:
         _known("scheme", self.scheme, SCHEMES)
         _known("calibration", self.calibration, get_args(Calibration))
         _known("io", self.io, get_args(IoType))
