@@ -41,7 +41,7 @@ def test_another_model_is_refused(artifact: Artifact, inputs: dict[str, np.ndarr
         artifact, inputs, {k: v + 0.1 * noise.normal(size=v.shape).astype("f4") for k, v in right.items()}
     ) == ["agrees"]
     assert failed(artifact, inputs, {k: v[:, :1] for k, v in right.items()}) == ["outputs"]
-    assert failed(artifact, inputs, {"other": v for v in right.values()}) == ["outputs"]
+    assert failed(artifact, inputs, {"other": next(iter(right.values()))}) == ["outputs"]
 
 
 def test_a_coarse_scheme_has_a_wider_bound(artifact: Artifact, inputs: dict[str, np.ndarray]) -> None:
