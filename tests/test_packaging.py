@@ -108,21 +108,51 @@ def test_onnx_direct_way_needs_no_training_framework(wheel: Path, tmp_path: Path
     absent = subprocess.run([python, "-c", "import tensorflow"], capture_output=True)
     assert absent.returncode != 0
     env = {**os.environ, "PYTHONPATH": ""}
-    out = tmp_path / "out"
-    run(
-        python,
-        "-m",
-        "edgedl",
-        "compress",
-        ROOT / "tests/data/tiny.onnx",
-        "--format",
-        "onnx",
-        "--quantize",
-        "int8",
-        "-o",
-        out,
-        cwd=tmp_path,
-        env=env,
+    (tmp_path / "tiny.onnx").write_bytes(tiny_onnx())
+    for scheme in ("int8", "fp16", "dynamic", "int16x8", "int4-weight-only"):
+        out = tmp_path / scheme
+        command = (
+            "compress",
+            "tiny.onnx",
+            "--format",
+            "onnx",
+            "--quantize",
+            scheme,
+            "--set",
+            "limits.bench_seconds=0.2",
+        )
+        run(python, "-m", "edgedl", *command, "-o", out, cwd=tmp_path, env=env)
+        report = json.loads((out / "report.json").read_text())
+        assert [a["scheme"] for a in report["artifacts"]] == [scheme]
+        assert (out / "report.html").is_file()
+
+
+def tiny_onnx() -> bytes:
+    """Convolution, ReLU, mean, dense: float, 8x8x3 in, 5 out."""
+    import numpy as np
+    from onnx import helper as h
+    from onnx import numpy_helper
+
+    rng = np.random.default_rng(0)
+    weights = {
+        "w": rng.normal(size=(16, 3, 3, 3)),
+        "b": rng.normal(size=16),
+        "d": rng.normal(size=(16, 5)),
+        "e": rng.normal(size=5),
+    }
+    nodes = [
+        h.make_node("Conv", ["x", "w", "b"], ["c"], "conv", pads=[1, 1, 1, 1]),
+        h.make_node("Relu", ["c"], ["r"], "relu"),
+        h.make_node("GlobalAveragePool", ["r"], ["g"], "pool"),
+        h.make_node("Flatten", ["g"], ["f"], "flat"),
+        h.make_node("Gemm", ["f", "d", "e"], ["y"], "dense"),
+    ]
+    graph = h.make_graph(
+        nodes,
+        "tiny",
+        [h.make_tensor_value_info("x", 1, ["n", 3, 8, 8])],
+        [h.make_tensor_value_info("y", 1, ["n", 5])],
+        [numpy_helper.from_array(a.astype("float32"), k) for k, a in weights.items()],
     )
-    report = json.loads((out / "report.json").read_text())
-    assert [a["scheme"] for a in report["artifacts"]] == ["int8"]
+    model = h.make_model(graph, opset_imports=[h.make_opsetid("", 17)], ir_version=8)
+    return bytes(model.SerializeToString())

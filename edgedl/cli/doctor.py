@@ -13,7 +13,7 @@ from . import options
 GROUPS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("run .tflite", "core", "pip install edgedl", ("numpy", "ai-edge-litert")),
     ("quantize .tflite", "tflite", "pip install 'edgedl[tflite]'", ("ai-edge-quantizer",)),
-    ("run and quantize .onnx", "onnx", "pip install 'edgedl[onnx]'", ("onnx", "onnxruntime", "sympy")),
+    ("run and quantize .onnx", "onnx", "pip install 'edgedl[onnx]'", ("onnx", "onnxruntime")),
     (
         "load and convert Keras models",
         "compress",
