@@ -137,16 +137,19 @@ class Artifact:
     def load(cls, path: Path | str) -> Artifact | None:
         """Read the metadata beside or inside a file; None where the file has none (edgedl did not write it).
 
+        What lies beside it counts only if it is this very file's, by its digest.
+
         Raises ModelError when the file does not exist or its metadata is damaged.
         """
         path = Path(path)
         if not path.is_file():
             raise ModelError(f"there is no file {path}", next="check the path")
-        text = sidecar(path).read_text("utf-8") if sidecar(path).is_file() else read_embedded(path)
-        if text is None:
-            return None
         try:
-            data = json.loads(text)
+            data = _beside(path)
+            text = read_embedded(path) if data is None else ""
+            if text is None:
+                return None
+            data = json.loads(text) if data is None else data
             if data["edgedl_artifact"] != 1:
                 raise ModelError(f"{path.name} was written by a newer edgedl", next="pip install -U edgedl")
             return cls(
@@ -162,6 +165,15 @@ class Artifact:
                 f"the metadata of {path.name} is damaged ({error})",
                 next=f"remove {sidecar(path).name} to use the bare model",
             ) from error
+
+
+def _beside(path: Path) -> dict[str, Any] | None:
+    """The JSON beside a file, if it was written for it."""
+    file = sidecar(path)
+    if not file.is_file() or file.stat().st_size > MAX_METADATA:
+        return None
+    data: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    return data if data["files"].get(data["file"]) == sha256(path.read_bytes()) else None
 
 
 def sidecar(path: Path) -> Path:

@@ -18,7 +18,7 @@ from .model import STATIC, sniff
 from .options import everything
 from .recipe import Recipe
 from .report import write_html, write_json
-from .store import digest
+from .store import digest, writing
 
 if TYPE_CHECKING:
     from .pipeline import Converted, Run
@@ -202,19 +202,30 @@ def check_limits(document: Mapping[str, Any]) -> None:
         raise from_json(document["failures"][0])
 
 
-def deliver_to(document: Mapping[str, Any], work: Path, places: Mapping[str, Path] | Path) -> dict[str, Path]:
+def deliver_to(
+    document: Mapping[str, Any], work: Path, places: Mapping[str, Path] | Path, *, force: bool = False
+) -> dict[str, Path]:
     """Copy a run's artifacts from its folder `work` to a file for each format, or into a folder; name -> path.
 
-    Raises OutputError. The metadata goes along, beside and inside the file.
+    The metadata goes along, beside and inside the file. Raises OutputError, before anything is written, when a file
+    is in the way and not `force`.
     """
-    written = {}
-    for entry in document["artifacts"]:
-        artifact = Artifact.load(work / entry["path"])
+    pairs = {
+        entry["name"]: (
+            work / entry["path"],
+            places / entry["name"] if isinstance(places, Path) else places[entry["format"]],
+        )
+        for entry in document["artifacts"]
+    }
+    taken = [p for _, path in pairs.values() for p in (path, sidecar(path)) if p.exists()]
+    if taken and not force:
+        raise OutputError(f"{taken[0]} exists", next="choose another place, or pass --force")
+    for source, path in pairs.values():
+        artifact = Artifact.load(source)
         if artifact is None:
-            raise OutputError(f"{entry['path']} has lost its metadata", next="run again")
-        path = places / entry["name"] if isinstance(places, Path) else places[entry["format"]]
+            raise OutputError(f"{source.name} has lost its metadata", next="run again")
         if isinstance(places, Path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            with writing(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
         copy(artifact, path)
-        written[entry["name"]] = path
-    return written
+    return {name: path for name, (_, path) in pairs.items()}

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -23,6 +24,7 @@ from typing import Any
 from . import __version__
 from .errors import ModelError, OutputError
 
+CALLABLE = re.compile(r"[\w.]+:\w+")
 FORMAT = 2  # raise when what steps write changes
 TOOLS = (
     "tensorflow",
@@ -154,8 +156,13 @@ def digest(path: Path) -> str:
 
 
 def fingerprint(source: str) -> list[Any]:
-    """What tells whether a data source changed: names, sizes and times of its files; the text where it is no path."""
+    """What tells whether a data source changed: names, sizes and times of its files; the text where it is no path.
+
+    What a `module:function` gives cannot be known beforehand: it never has the same fingerprint twice.
+    """
     found: list[Any] = [source]
+    if CALLABLE.fullmatch(source) and not Path(source).exists():
+        return [source, time.time_ns()]
     for part in source.split(","):
         path = Path(part)
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:

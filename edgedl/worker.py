@@ -12,9 +12,11 @@ import ctypes
 import json
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import deque
@@ -91,6 +93,7 @@ class _Child:
         jobs_read, jobs_write = os.pipe()
         answers_read, answers_write = os.pipe()
         command = [sys.executable, "-c", "from edgedl.worker import serve; serve()", str(jobs_read), str(answers_write)]
+        self.temporary = tempfile.mkdtemp(prefix="edgedl-worker-")  # what a killed child leaves goes with it
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -98,7 +101,7 @@ class _Child:
             stderr=subprocess.STDOUT,
             pass_fds=(jobs_read, answers_write),
             start_new_session=True,
-            env={**os.environ, **env},
+            env={**os.environ, "TMPDIR": self.temporary, **env},
         )
         os.close(jobs_read)
         os.close(answers_write)
@@ -155,6 +158,7 @@ class _Child:
         with contextlib.suppress(BrokenPipeError):
             self.jobs.close()
         os.close(self.answers)
+        shutil.rmtree(self.temporary, ignore_errors=True)
 
 
 def _keep_tail(stream: IO[bytes], log: deque[str]) -> None:

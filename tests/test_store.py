@@ -105,3 +105,4 @@ def test_fingerprint_sees_a_changed_file(tmp_path: Path) -> None:
     y.write_text("22")
     assert fingerprint(f"{x},{y}") != before
     assert fingerprint("digits") == ["digits"]
+    assert fingerprint("module:function") != fingerprint("module:function")

@@ -38,6 +38,10 @@ def grandchild(path):
     p = subprocess.Popen(["sleep", "600"])
     open(path, "w").write(str(p.pid))
     time.sleep(600)
+def litter():
+    import tempfile
+    open(tempfile.mkdtemp() + "/left", "w").write("x")
+    return tempfile.gettempdir()
 def full(): raise OSError(28, "No space left on device", "/dev/full")
 """
 
@@ -86,6 +90,13 @@ def test_memory_limit(worker: Worker) -> None:
 def test_output_is_bounded_and_kept_away(worker: Worker, capfd: pytest.CaptureFixture[str]) -> None:
     assert worker.call("jobs:chatter") == "quiet"
     assert capfd.readouterr() == ("", "")
+
+
+def test_what_a_child_leaves_behind_is_removed(worker: Worker) -> None:
+    place = Path(worker.call("jobs:litter"))
+    assert place.is_dir()
+    worker.close()
+    assert not place.exists()
 
 
 def test_progress(worker: Worker) -> None:

@@ -63,7 +63,8 @@ def cli(debug: bool) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: runs the command and ends the process with its exit code."""
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _terminate)
     sys.exit(run(arguments))
 
 
@@ -81,7 +82,9 @@ def run(arguments: list[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("\ninterrupted; what was finished is kept: the same command goes on from here", err=True)
+        kept = "; what was finished is kept: the same command goes on from here"
+        given = sys.argv[1:] if arguments is None else arguments
+        click.echo(f"\ninterrupted{kept if 'compress' in given else ''}", err=True)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

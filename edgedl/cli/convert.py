@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from ..artifact import sidecar
 from ..errors import OutputError, UsageError
 from ..outcome import check_limits, deliver_to
 from ..pipeline import run
@@ -53,7 +54,7 @@ def command(
             f"cannot tell the format of {out}", next=f"end its name with one of {known}, or with / for a folder"
         )
     places = {} if folder else {formats[0]: Path(out)}
-    taken = [p for p in places.values() if p.exists()]
+    taken = [p for place in places.values() for p in (place, sidecar(place)) if p.exists()]
     if taken and not force:
         raise OutputError(f"{taken[0]} exists", next="choose another name, or pass --force")
     for path in places.values():
@@ -69,7 +70,7 @@ def command(
     try:
         with tempfile.TemporaryDirectory(prefix="edgedl-") as work:
             document = run(recipe, work, allow_unsafe=allow_unsafe, listener=display)
-            written = deliver_to(document, Path(work), places or Path(out))
+            written = deliver_to(document, Path(work), places or Path(out), force=force)
     finally:
         display.close()
     if as_json:
