@@ -165,7 +165,7 @@ class Run:
             self.heavy, f"convert {label}", "convert",
             [model.key, self.data.key, export.name, plain, dict(base.files) if base else None, name],
             model=str(model.folder), data=str(self.data.folder), format=export.name,
-            options={**plain, "base": str(base.path)} if base else plain, with_plan=quantized, folder=FOLDER, file=name,
+            options=plain, with_plan=quantized, folder=FOLDER, file=name, base=str(base.path) if base else None,
         )  # fmt: skip
         artifact = Artifact.load(done.folder / name)
         if artifact is None:

@@ -23,10 +23,11 @@ class Stage(Protocol):
 class Converter(Protocol):
     """A frozen dataclass; writes one artifact to the file `out` (its metadata saved with it) and returns it.
 
-    Carries out `model.plan` (None: float32). Raises ConversionError.
+    Carries out `model.plan` (None: float32). `base` is a float file of the same format that was already made from the
+    same model, to start from. Raises ConversionError.
     """
 
-    def __call__(self, model: Model, data: Dataset, out: Path) -> Artifact: ...
+    def __call__(self, model: Model, data: Dataset, out: Path, *, base: Path | None = None) -> Artifact: ...
 
 
 class Session(Protocol):

@@ -169,16 +169,24 @@ def drop(dataset: Dataset, before: Mapping[str, Array], after: Mapping[str, Arra
 
 
 def convert(
-    model: str, data: str, format: str, options: Mapping[str, Any], with_plan: bool, folder: str, file: str
+    model: str,
+    data: str,
+    format: str,
+    options: Mapping[str, Any],
+    with_plan: bool,
+    folder: str,
+    file: str,
+    base: str | None = None,
 ) -> dict[str, Any]:
-    """Write the model of an earlier step as `folder/file`; returns the artifact as JSON."""
+    """Write the model of an earlier step as `folder/file`; `base`: its float file. Returns the artifact as JSON."""
     source = recall(model)
     if not with_plan:
         source = replace(source, plan=None)
     if source.plan is not None and source.plan.scheme == "float32" and not source.plan.overrides:
         source = replace(source, plan=None)
     converter = build(find("converter", format), options, format)
-    artifact: Artifact = converter(source, Dataset.restore(Path(data)), Path(folder) / file)
+    dataset = Dataset.restore(Path(data))
+    artifact: Artifact = converter(source, dataset, Path(folder) / file, base=Path(base) if base else None)
     return {**artifact.to_json(), "bytes": artifact.size}
 
 

@@ -27,16 +27,15 @@ TOOLS = ("edgedl", "onnx", "onnxruntime", "tf2onnx", "keras", "tensorflow")
 class ToOnnx:
     """Write a model as one .onnx file for ONNX Runtime."""
 
-    base: str = ""  # path of a float .onnx of the same model, used instead of exporting it again
     opset: int = 17  # of the standard operators; 17 is read by ONNX Runtime 1.12 and newer
 
-    def __call__(self, model: Model, data: Dataset, out: Path) -> Artifact:
-        """Carry out `model.plan` (None: float32). Raises ConversionError, UsageError, OutputError."""
+    def __call__(self, model: Model, data: Dataset, out: Path, *, base: Path | None = None) -> Artifact:
+        """Carry out `model.plan` (None: float32); see protocols.Converter. Raises ConversionError, UsageError, OutputError."""
         from .export import float_model, from_file, refuse_nan
 
         self._check()
         plan = model.plan or FLOAT
-        proto = from_file(Path(self.base)) if self.base and model.is_keras else float_model(model, self.opset)
+        proto = from_file(base) if base and model.is_keras else float_model(model, self.opset)
         refuse_nan(proto, out.name)
         inputs, outputs = _bound(proto, model)
         direct = not model.is_keras and plan.scheme == "float32" and not plan.overrides

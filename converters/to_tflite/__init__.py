@@ -27,14 +27,12 @@ FLOAT = QuantizationPlan(scheme="float32")
 
 @dataclass(frozen=True, slots=True)
 class ToTflite:
-    """Write a .tflite. `base` is the path of a float .tflite that this converter made of the same model, to start from."""
+    """Write a model as one .tflite file for LiteRT."""
 
-    base: str = ""
-
-    def __call__(self, model: Model, data: Dataset, out: Path) -> Artifact:
+    def __call__(self, model: Model, data: Dataset, out: Path, *, base: Path | None = None) -> Artifact:
         """Carry out `model.plan`; see protocols.Converter. Raises ConversionError, UsageError, DataError."""
         plan = model.plan or FLOAT
-        graph = self._float(model, plan)
+        graph = _float(model, plan, base)
         before = fb.pack(graph)
         ranges: dict[str, interface.Range] = {}
         left: list[Left] = []
@@ -53,18 +51,19 @@ class ToTflite:
         metadata |= {"notes": notes} if notes else {}
         return Artifact(out, "tflite", inputs, outputs, metadata=metadata).save()
 
-    def _float(self, model: Model, plan: QuantizationPlan) -> Any:
-        """The float graph, its inputs and outputs in the model's order, its tensors' names unique."""
-        if not model.is_keras:
-            graph = _given(model)
-        elif self.base and not (plan.is_static and has_rnn(model.net)):
-            graph = fb.read(Path(self.base))
-        else:
-            graph = fb.parse(export(model, unroll=plan.is_static), "the converter's output")
-            interface.order_by_signature(graph)
-        unique_names(graph)
-        interface.rename_signature(graph, *_names(model))
-        return graph
+
+def _float(model: Model, plan: QuantizationPlan, base: Path | None) -> Any:
+    """The float graph, its inputs and outputs in the model's order, its tensors' names unique."""
+    if not model.is_keras:
+        graph = _given(model)
+    elif base and not (plan.is_static and has_rnn(model.net)):
+        graph = fb.read(base)
+    else:
+        graph = fb.parse(export(model, unroll=plan.is_static), "the converter's output")
+        interface.order_by_signature(graph)
+    unique_names(graph)
+    interface.rename_signature(graph, *_names(model))
+    return graph
 
 
 def _notes(model: Model, plan: QuantizationPlan) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def test_keras_models(assets: Path, path: str, tmp_path: Path) -> None:
     found = run(base, feed, 32)[0]
     relative = np.abs(found - expected).max() / np.abs(expected).max()
     plan = QuantizationPlan()
-    artifact = ToOnnx(base=str(base.path))(replace(model, plan=plan), data, tmp_path / "int8.onnx")
+    artifact = ToOnnx()(replace(model, plan=plan), data, tmp_path / "int8.onnx", base=base.path)
     int8 = run(artifact, feed, 32)[0]
     same = (int8.reshape(len(int8), -1).argmax(1) == expected.reshape(len(int8), -1).argmax(1)).mean()
     moved = [n.op_type for n in _onnx.read(base.path).graph.node].count("Transpose")
@@ -101,7 +102,7 @@ def test_resnet8_keeps_its_accuracy(assets: Path, tmp_path: Path) -> None:
     name = model.inputs[0].name
     data = Dataset(Split({name: images}), Split({name: test["x"]}))
     base = ToOnnx()(model, data, tmp_path / "float.onnx")
-    converter = ToOnnx(base=str(base.path))
+    converter = partial(ToOnnx(), base=base.path)
     for io in ("float32", "int8", "uint8"):
         for method in ("minmax", "percentile", "mse"):
             plan = QuantizationPlan(io=io, calibration=method)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +112,7 @@ def exported(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> Callab
 @pytest.mark.parametrize("name", ZOO)
 def test_every_scheme_runs_and_agrees(sample: Sample, exported: Exported, name: str, tmp_path: Path) -> None:
     model, data = sample(name)
-    converter = ToOnnx(base=str(exported(name).path))
+    converter = partial(ToOnnx(), base=exported(name).path)
     feed = data.feed(data.validation)
     expected = keras_outputs(model, feed)
     for scheme in SCHEMES:
@@ -145,7 +145,7 @@ def test_inputs_and_outputs_have_the_type_asked_for(
     sample: Sample, exported: Exported, name: str, scheme: Any, io: Any, tmp_path: Path
 ) -> None:
     model, data = sample(name)
-    converter = ToOnnx(base=str(exported(name).path))
+    converter = partial(ToOnnx(), base=exported(name).path)
     feed = data.feed(data.validation, 0, 32)
     float_io = converter(replace(model, plan=QuantizationPlan(scheme=scheme)), data, tmp_path / "f.onnx")
     artifact = converter(replace(model, plan=QuantizationPlan(scheme=scheme, io=io)), data, tmp_path / "i.onnx")
@@ -287,13 +287,13 @@ def test_base_is_used_instead_of_exporting_again(sample: Sample, tmp_path: Path)
     model, data = sample("cnn")
     base = ToOnnx()(model, data, tmp_path / "float.onnx")
     plan = QuantizationPlan()
-    direct = ToOnnx(base=str(base.path))(replace(model, plan=plan), data, tmp_path / "a.onnx")
+    direct = ToOnnx()(replace(model, plan=plan), data, tmp_path / "a.onnx", base=base.path)
     whole = ToOnnx()(replace(model, plan=plan), data, tmp_path / "b.onnx")
     feed = data.feed(data.validation)
     np.testing.assert_array_equal(run(direct, feed)[0], run(whole, feed)[0])
     other, _ = sample("unet")
     with pytest.raises(ConversionError, match="where the model has"):
-        ToOnnx(base=str(base.path))(other, data, tmp_path / "c.onnx")
+        ToOnnx()(other, data, tmp_path / "c.onnx", base=base.path)
 
 
 # --- single layers, held to Keras

@@ -96,9 +96,7 @@ def case(zoo: Any, tmp_path_factory: pytest.TempPathFactory) -> Cases:
 def convert(case: Case, folder: Path, **plan: Any) -> Artifact:
     """The model quantized, from its float file."""
     model, data, base = case
-    return ToTflite(base=str(base.path))(
-        replace(model, plan=QuantizationPlan(**plan)), data, folder / "quantized.tflite"
-    )
+    return ToTflite()(replace(model, plan=QuantizationPlan(**plan)), data, folder / "quantized.tflite", base=base.path)
 
 
 def direct(path: Path, **plan: Any) -> Model:
@@ -457,7 +455,7 @@ def test_metadata_travels(case: Cases, tmp_path: Path) -> None:
         data, preprocessing={"image": Preprocessing(scale=0.5), "other": Preprocessing()}, labels=("a", "b", "c")
     )
     plan = QuantizationPlan("int8", calibration="mse")
-    artifact = ToTflite(str(base.path))(replace(model, plan=plan), more, tmp_path / "m.tflite")
+    artifact = ToTflite()(replace(model, plan=plan), more, tmp_path / "m.tflite", base=base.path)
     assert artifact.labels == ("a", "b", "c")
     assert artifact.preprocessing("image") == Preprocessing(scale=0.5)
     assert set(artifact.metadata["preprocessing"]) == {"image"}
@@ -511,7 +509,7 @@ def test_nan_in_the_calibration_data(case: Cases, tmp_path: Path) -> None:
     x[3, 0, 0, 0] = np.nan
     broken = replace(data, calibration=Split({"image": x}))
     with pytest.raises(ConversionError, match="NaN on the calibration inputs"):
-        ToTflite(str(base.path))(replace(model, plan=QuantizationPlan("int8")), broken, tmp_path / "m.tflite")
+        ToTflite()(replace(model, plan=QuantizationPlan("int8")), broken, tmp_path / "m.tflite", base=base.path)
 
 
 @pytest.mark.parametrize(
@@ -529,8 +527,11 @@ def test_nan_in_the_calibration_data(case: Cases, tmp_path: Path) -> None:
 def test_calibration_data_that_does_not_fit(split: Split, error: Any, text: str, case: Cases, tmp_path: Path) -> None:
     model, data, base = case("cnn")
     with pytest.raises(error, match=text):
-        ToTflite(str(base.path))(
-            replace(model, plan=QuantizationPlan("int8")), replace(data, calibration=split), tmp_path / "m.tflite"
+        ToTflite()(
+            replace(model, plan=QuantizationPlan("int8")),
+            replace(data, calibration=split),
+            tmp_path / "m.tflite",
+            base=base.path,
         )
 
 
@@ -572,7 +573,7 @@ def test_bidirectional_rnns_are_unrolled(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there(case: Cases, tmp_path: Path) -> None:
     model, data, base = case("cnn")
     with pytest.raises(OutputError, match="cannot write"):
-        ToTflite(str(base.path))(model, data, tmp_path / "missing" / "m.tflite")
+        ToTflite()(model, data, tmp_path / "missing" / "m.tflite", base=base.path)
 
 
 def test_a_base_that_is_damaged(case: Cases, tmp_path: Path) -> None:
@@ -580,4 +581,4 @@ def test_a_base_that_is_damaged(case: Cases, tmp_path: Path) -> None:
     half = tmp_path / "half.tflite"
     half.write_bytes(base.path.read_bytes()[:2000])
     with pytest.raises(ModelError, match="damaged"):
-        ToTflite(str(half))(model, data, tmp_path / "m.tflite")
+        ToTflite()(model, data, tmp_path / "m.tflite", base=half)
