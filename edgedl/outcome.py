@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from .errors import LimitError, OutputError, TargetError, from_json
 from .model import STATIC, sniff
 from .options import everything
 from .recipe import Recipe
+from .registry import names
 from .report import write_html, write_json
 from .store import digest, writing
 
@@ -94,10 +96,14 @@ def assemble_document(
             entry["warnings"].append(grown(best, entry["bytes"] - base.artifact.path.stat().st_size))
             job.listener.warn(entry["warnings"][-1])
         entry["attempts"] = attempts
+        if len(attempts) > 1:
+            entry["warnings"].append(
+                f"chosen among {len(attempts)} attempts by the validation samples that its figures are of"
+            )
         artifacts.append(entry)
-    failing = [a for a in artifacts if not a["within_limits"]]
-    for entry in failing:
-        job.warn(f"{entry['name']} drops by {entry['drop']:.2%}, more than max_drop = {recipe.limits.max_drop:.2%}")
+    for entry in artifacts:
+        if not entry["within_limits"]:
+            job.warn(f"{entry['name']} {outside(entry['drop'], recipe.limits.max_drop or 0.0)}")
     return {
         "edgedl": __version__,
         "created": started.isoformat(timespec="seconds"),
@@ -130,6 +136,13 @@ def thinned(latency_ns: Sequence[int]) -> list[float]:
     return [round(ns / 1e3, 3) for ns in latency_ns[::every]]
 
 
+def outside(drop: float | None, most: float) -> str:
+    """How far a result is outside the limit, in words."""
+    if drop is None or math.isinf(drop):
+        return "cannot be held to --max-drop: the original's own error is zero, of which any change is infinitely more"
+    return f"drops by {100 * drop:.3g} %, more than the {100 * most:.3g} % allowed"
+
+
 def grown(converted: Converted, more: int) -> str:
     """What to say of a compressed file that is no smaller than its float file."""
     instead = "dynamic" if converted.scheme in STATIC else "float32"
@@ -145,7 +158,7 @@ def described(job: Run, converted: Converted, measured: Mapping[str, bench.Measu
         "path": title(converted),
         "format": artifact.format,
         "scheme": converted.scheme,
-        "io": artifact.inputs[0].dtype,
+        "io": ", ".join(dict.fromkeys(s.dtype for s in artifact.inputs)),
         "bytes": artifact.path.stat().st_size,
         "metrics": evaluation["metrics"],
         "original_metrics": job.original.result,
@@ -163,6 +176,13 @@ def described(job: Run, converted: Converted, measured: Mapping[str, bench.Measu
     }
 
 
+def left_behind(document: Mapping[str, Any], out: Path) -> list[str]:
+    """Artifacts of earlier runs in the output folder, which this report is not about."""
+    mine = {entry["path"] for entry in document["artifacts"]}
+    found = (p.name for p in out.iterdir() if p.suffix[1:] in names("converter"))
+    return sorted(set(found) - mine)
+
+
 def deliver(
     document: dict[str, Any],
     pairs: Sequence[Exported],
@@ -170,6 +190,8 @@ def deliver(
     recipe: Recipe,
 ) -> None:
     """Put artifacts, float files, report and recipe into the output folder, each whole or not at all."""
+    if stale := left_behind(document, out):
+        document["warnings"].append(f"of an earlier run, and not in this report: {', '.join(stale)}")
     for base, best, _ in pairs:
         copy(best.artifact, out / title(best))
         if best is not base:
@@ -191,12 +213,14 @@ def copy(artifact: Artifact, path: Path) -> None:
 
 def check_limits(document: Mapping[str, Any]) -> None:
     """Raises LimitError when an artifact is outside a limit, ConversionError or TargetError when a part failed."""
-    outside = [a for a in document["artifacts"] if not a["within_limits"]]
-    if outside:
-        worst = max(outside, key=lambda a: float(a["drop"]))
+    failing = [a for a in document["artifacts"] if not a["within_limits"]]
+    if failing:
+        worst = max(failing, key=lambda a: math.inf if a["drop"] is None else float(a["drop"]))
+        tried = {attempt["scheme"] for attempt in worst["attempts"]}
+        others = " or ".join(s for s in ("int16x8", "fp16") if s not in tried)
         raise LimitError(
-            f"{worst['name']} drops by {worst['drop']:.2%}, more than the {document['limits']['max_drop']:.2%} allowed",
-            next="look at the layers in report.html; try --quantize int16x8 or fp16, more calibration data, or a larger --max-drop",
+            f"{worst['name']} {outside(worst['drop'], document['limits']['max_drop'])}",
+            next=f"look at the layers in the report; try {f'--quantize {others}, ' if others else ''}more calibration data, or a larger --max-drop",
         )
     if document["failures"]:
         raise from_json(document["failures"][0])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import datetime
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -192,12 +192,12 @@ class Run:
         """The float file of a format, the best compressed one, and all attempts."""
         keras = tuple(s for s in self.recipe.stages if s.name != "quantize")
         base = self.converted(self.staged(keras), export, keras, None)
-        if not any(s.name == "quantize" for s in self.recipe.stages):
+        if not changes_numbers(self.recipe.stages):
             return base, base, [self.attempt(base)]
         tried: list[Converted] = []
         failed: EdgedlError | None = None
         attempts = []
-        for stages in candidates(self.recipe):
+        for stages in candidates(self.recipe, self.warn):
             try:
                 tried.append(self.converted(self.staged(stages), export, stages, base.artifact))
             except ConversionError as error:
@@ -279,20 +279,32 @@ def scheme_of(stages: Sequence[Step]) -> str:
     return next((str(s.options.scheme) for s in reversed(stages) if s.name == "quantize"), "float32")
 
 
-def candidates(recipe: Recipe) -> Iterator[tuple[Step, ...]]:
-    """The stages as they are, then, where max_drop may ask for more, with better ranges and finer schemes."""
+def changes_numbers(stages: Sequence[Step]) -> bool:
+    """Whether a quantize stage asks for anything but float32."""
+    asked = [s.options for s in stages if s.name == "quantize"]
+    return any(o.scheme != "float32" or o.overrides for o in asked)
+
+
+def candidates(recipe: Recipe, warn: Callable[[str], None]) -> Iterator[tuple[Step, ...]]:
+    """The stages as they are, then, where max_drop may ask for more, with better ranges and finer schemes.
+
+    A scheme that cannot have the inputs and outputs that were asked for is left out, and `warn` is told.
+    """
     yield recipe.stages
     at = next(i for i, s in enumerate(recipe.stages) if s.name == "quantize")
     asked = recipe.stages[at].options
     if recipe.limits.max_drop is None or not recipe.limits.fallback:
         return
-    others = [
-        replace(asked, calibration=c)
-        for c in ("mse", "percentile")
-        if c != asked.calibration and asked.scheme == "int8"
-    ]
-    others += [replace(asked, scheme=s, io="float32") for s in recipe.limits.fallback if s != asked.scheme]
-    for options in others:
+    finer: list[dict[str, Any]] = []
+    if asked.scheme == "int8":
+        finer += [{"calibration": c} for c in ("mse", "percentile") if c != asked.calibration]
+    finer += [{"scheme": s} for s in recipe.limits.fallback if s != asked.scheme]
+    for change in finer:
+        try:
+            options = replace(asked, **change)
+        except UsageError as error:
+            warn(f"not tried: {error.message}")
+            continue
         yield (*recipe.stages[:at], Step("quantize", options), *recipe.stages[at + 1 :])
 
 
@@ -361,9 +373,20 @@ def compress(
 
         report = edgedl.compress("model.keras", "out", data={"source": "d.npz"}, quantize={"scheme": "int8"})
     """
-    if isinstance(model, str | Path):
-        return run(assemble(str(model), **wanted), out, listener=listener, allow_unsafe=allow_unsafe)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"{model.name}.keras"
-        model.save(path)
-        return run(assemble(str(path), **wanted), out, listener=listener, allow_unsafe=allow_unsafe)
+    path = Path(model) if isinstance(model, str | Path) else kept(model, Path(out))
+    return run(assemble(str(path), **wanted), out, listener=listener, allow_unsafe=allow_unsafe)
+
+
+def kept(net: Any, out: Path) -> Path:
+    """A `keras.Model` as a file in the run's own store, the same file for the same network and weights."""
+    content = hashlib.sha256(net.to_json().encode())
+    for array in net.get_weights():
+        content.update(array.tobytes())
+    with open_store(out) as store:
+        path = store.root / f"model-{content.hexdigest()[:20]}" / f"{net.name}.keras"
+        if not path.is_file():
+            path.parent.mkdir(exist_ok=True)
+            part = path.with_suffix(".part.keras")
+            net.save(part)
+            part.replace(path)
+    return path

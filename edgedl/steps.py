@@ -139,7 +139,7 @@ def run_original(model: str, data: str, folder: str) -> dict[str, Any]:
         progress(min(start + BATCH * 4, total), total, "original model on the validation data")
     outputs = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
     save_arrays(Path(folder) / "validation.npz", outputs)
-    return score(dataset, outputs)
+    return score(dataset, outputs, outputs)
 
 
 def _outputs(model: Model, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -152,20 +152,26 @@ def _outputs(model: Model, inputs: Mapping[str, Array]) -> dict[str, Array]:
     return {s.name: np.asarray(a) for s, a in zip(model.outputs, arrays, strict=True)}
 
 
-def score(dataset: Dataset, outputs: Mapping[str, Array]) -> dict[str, Any]:
+def score(dataset: Dataset, outputs: Mapping[str, Array], original: Mapping[str, Array]) -> dict[str, Any]:
     """The declared metric first, then others of its kind; nothing where there are no labels."""
+    if dataset.validation.y is None:
+        return {}
+    return metrics.evaluate_all(dataset.metric, outputs, truth(dataset, original))
+
+
+def truth(dataset: Dataset, original: Mapping[str, Array]) -> Array:
+    """What outputs are scored against: the labels, or the original's outputs where the metric is about these."""
     y = dataset.validation.y
-    return {} if y is None else metrics.evaluate_all(dataset.metric, outputs, y)
+    if y is None or dataset.metric.rpartition(":")[2] in metrics.REFERENCED:
+        return original[metrics.output_name(dataset.metric, original)]
+    return y
 
 
 def drop(dataset: Dataset, before: Mapping[str, Array], after: Mapping[str, Array]) -> float:
     """How much worse than the original: of the metric, or without labels of the agreement with the original's outputs."""
-    metric, y = dataset.metric, dataset.validation.y
-    if y is None:
-        reference = before[metrics.output_name(metric, before)]
-        return metrics.drop(metric, 1.0, metrics.evaluate(metric, after, reference))
-    was, now = (metrics.evaluate(metric, outputs, y) for outputs in (before, after))
-    return metrics.drop(metric, was, now)
+    y = truth(dataset, before)
+    was, now = (metrics.evaluate(dataset.metric, outputs, y) for outputs in (before, after))
+    return metrics.drop(dataset.metric, was, now)
 
 
 def convert(
@@ -233,7 +239,7 @@ def evaluate(path: str, data: str, original: str, folder: str) -> dict[str, Any]
     save_arrays(Path(folder) / "validation.npz", outputs)
     before = load_arrays(Path(original) / "validation.npz")
     return {
-        "metrics": score(dataset, outputs),
+        "metrics": score(dataset, outputs, before),
         "drop": drop(dataset, before, outputs),
         "agreement": agreement(before, outputs),
         "per_class": per_class(dataset, before, outputs),
