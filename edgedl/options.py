@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 import types
 import typing
@@ -50,40 +51,81 @@ def coerce(kind: Any, value: Any, where: str) -> Any:
             return value
         near = did_you_mean(str(value), [str(a) for a in arguments])
         raise RecipeError(f"{where} cannot be {value!r}{near}", next=f"choose one of {', '.join(map(str, arguments))}")
-    if origin is tuple and isinstance(value, list | tuple):
-        return _coerce_tuple(arguments, value, where)
+    if origin is tuple and (isinstance(value, list | tuple) or _is_single(arguments, value)):
+        return _coerce_tuple(arguments, value if isinstance(value, list | tuple) else (value,), kind, where)
     if isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, Mapping):
         return {str(k): coerce(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return _finite(value, where)
     if isinstance(kind, type) and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return value
-    raise RecipeError(f"{where} is {value!r}, but must be {_describe(kind)}", next="correct the value")
+    raise _wrong(kind, value, where)
+
+
+def _finite(value: float, where: str) -> float:
+    """NaN and infinity are valid TOML, and no option can mean them."""
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if math.isfinite(number):
+        return number
+    raise RecipeError(f"{where} is {value}, but must be a finite number", next="correct the value")
+
+
+def _is_single(kinds: tuple[Any, ...], value: Any) -> bool:
+    """Whether one value may stand for a list of any length: 0.5 for [0.5]."""
+    return kinds[-1] is ... and isinstance(value, str | int | float)
 
 
 def _coerce_union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
+    """`value` as the first kind it fits; text that may be text stays text, rather than a list of one."""
     if value is None and type(None) in kinds:
         return None
-    options = [k for k in kinds if k is not type(None)]
-    for kind in options[:-1]:
+    options = sorted((k for k in kinds if k is not type(None)), key=lambda k: k is not type(value))
+    if len(options) == 1:
+        return coerce(options[0], value, where)
+    for kind in options:
         try:
             return coerce(kind, value, where)
         except RecipeError:
             continue
-    return coerce(options[-1], value, where)
+    raise _wrong(typing.Union[kinds], value, where)  # noqa: UP007 - built from a tuple
 
 
-def _coerce_tuple(kinds: tuple[Any, ...], values: Any, where: str) -> tuple[Any, ...]:
+def _coerce_tuple(kinds: tuple[Any, ...], values: Any, kind: Any, where: str) -> tuple[Any, ...]:
     if kinds[-1] is ...:
         kinds = (kinds[0],) * len(values)
     if len(kinds) != len(values):
-        raise RecipeError(f"{where} has {len(values)} values, but must have {len(kinds)}", next="correct the value")
+        raise RecipeError(f"{where} has {len(values)} values, but must be {_describe(kind)}", next="correct the value")
     return tuple(coerce(k, v, where) for k, v in zip(kinds, values, strict=True))
 
 
+def _wrong(kind: Any, value: Any, where: str) -> RecipeError:
+    return RecipeError(f"{where} is {value!r}, but must be {_describe(kind)}", next="correct the value")
+
+
+_ONE = {float: "a number", int: "a whole number", str: "text", bool: "true or false"}
+_MANY = {float: "numbers", int: "whole numbers", str: "texts", bool: "true or false"}
+
+
 def _describe(kind: Any) -> str:
-    names = {float: "a number", int: "a whole number", str: "text", bool: "true or false"}
-    return names.get(kind, str(kind).replace("typing.", ""))
+    """A type in words.
+
+    >>> _describe(tuple[float, ...]), _describe(tuple[int, int] | None), _describe(tuple[str, ...] | str)
+    ('a list of numbers', 'a list of 2 whole numbers', 'a list of texts or text')
+    """
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_describe(k) for k in arguments if k is not type(None))
+    if origin is Literal:
+        return f"one of {', '.join(map(str, arguments))}"
+    if origin is tuple:
+        count = "" if arguments[-1] is ... else f"{len(arguments)} "
+        return f"a list of {count}{_MANY.get(arguments[0], 'values')}"
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return "a table"
+    return _ONE.get(kind, "another value")
 
 
 def changed(instance: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,11 @@ import tomli_w
 from .data import DataOptions
 from .errors import RecipeError
 from .model import Scheme
-from .options import build, changed, everything
+from .options import build, changed, coerce, everything
 from .registry import Kind, did_you_mean, find, names
 
 MAX_BYTES = 1 << 20
+MAX_SEED = (1 << 32) - 1  # what numpy and the frameworks take alike
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,13 @@ class Recipe:
     limits: Limits = field(default_factory=Limits)
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed <= MAX_SEED:
+            raise RecipeError(f"the seed is {self.seed}, but must be 0 to {MAX_SEED}", next="choose another seed")
+        for key, steps in (("stages", self.stages), ("exports", self.exports)):
+            _refuse_twice(key, [s.name for s in steps], steps)
+        _refuse_twice("targets", self.targets, self.targets)
+
     def to_toml(self, *, full: bool = True) -> str:
         """The recipe as TOML; `full` writes every option, also those at their default."""
         table = everything if full else changed
@@ -71,11 +79,19 @@ class Recipe:
         return tomli_w.dumps({k: v for k, v in document.items() if v not in ({}, [])})
 
 
+_TABLES: Mapping[str, type[Any]] = {"data": DataOptions, "limits": Limits}
 _KEYS: Mapping[str, tuple[Kind, str]] = {
     "stages": ("stage", "stage"),
     "exports": ("converter", "format"),
     "targets": ("target", "target"),
 }
+
+
+def _refuse_twice(key: str, values: Sequence[Any], steps: Sequence[Step]) -> None:
+    """A stage or a format can be there once (the last would win); a target again with other options."""
+    for i, value in enumerate(values):
+        if value in values[:i]:
+            raise RecipeError(f"the recipe has '{steps[i].name}' twice in its {key}", next="leave one of the two out")
 
 
 def step(kind: Kind, name: str, options: Mapping[str, Any] | None = None) -> Step:
@@ -85,14 +101,15 @@ def step(kind: Kind, name: str, options: Mapping[str, Any] | None = None) -> Ste
 
 def from_table(document: Mapping[str, Any]) -> Recipe:
     """A Recipe from plain values; an unknown key is an error with a suggestion."""
+    _check_shape(document)
     values = dict(document)
     for key, (kind, name_key) in _KEYS.items():
         if key in values:
-            values[key] = tuple(_steps(values[key], key, kind, name_key))
-    for key, cls in (("data", DataOptions), ("limits", Limits)):
+            values[key] = tuple(
+                step(kind, table[name_key], {k: v for k, v in table.items() if k != name_key}) for table in values[key]
+            )
+    for key, cls in _TABLES.items():
         if key in values:
-            if not isinstance(values[key], Mapping):
-                raise RecipeError(f"'{key}' must be a table", next=f"write [{key}] with its options below it")
             values[key] = build(cls, values[key], key)
     if "model" not in values:
         raise RecipeError("the recipe names no model", next='add model = "FILE" at its top')
@@ -116,6 +133,7 @@ def assemble(
     `settings` are ("PLACE.FIELD", value), where PLACE is a stage, a format, a target, "data" or "limits".
     """
     document = read(recipe) if recipe is not None else {}
+    _check_shape(document)
     if model:
         document["model"] = model
     if seed is not None:
@@ -162,13 +180,21 @@ def _set(document: dict[str, Any], place: str, value: Any) -> None:
     )
 
 
-def _steps(tables: Any, key: str, kind: Kind, name_key: str) -> Iterable[Step]:
-    if not isinstance(tables, list) or not all(isinstance(t, Mapping) for t in tables):
-        raise RecipeError(f"'{key}' must be a list of tables", next=f'write [[{key}]] and {name_key} = "..." below it')
-    for table in tables:
-        if name_key not in table:
-            raise RecipeError(f"an entry of [[{key}]] has no '{name_key}'", next=f'add {name_key} = "..."')
-        yield step(kind, table[name_key], {k: v for k, v in table.items() if k != name_key})
+def _check_shape(document: Mapping[str, Any]) -> None:
+    """Tables where there must be tables, and a name in each step. Raises RecipeError."""
+    for key in _TABLES:
+        if not isinstance(document.get(key, {}), Mapping):
+            raise RecipeError(f"'{key}' must be a table", next=f"write [{key}] with its options below it")
+    for key, (_, name_key) in _KEYS.items():
+        tables = document.get(key, [])
+        if not isinstance(tables, list) or not all(isinstance(t, Mapping) for t in tables):
+            raise RecipeError(
+                f"'{key}' must be a list of tables", next=f'write [[{key}]] and {name_key} = "..." below it'
+            )
+        for table in tables:
+            if name_key not in table:
+                raise RecipeError(f"an entry of [[{key}]] has no '{name_key}'", next=f'add {name_key} = "..."')
+            coerce(str, table[name_key], f"{key}.{name_key}")
 
 
 def read(path: Path) -> dict[str, Any]:

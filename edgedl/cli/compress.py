@@ -9,7 +9,7 @@ import click
 
 from ..outcome import check_limits
 from ..pipeline import run
-from ..recipe import Recipe, assemble
+from ..recipe import MAX_SEED, Recipe, assemble
 from ..report import render_terminal
 from . import options
 from .display import Display
@@ -38,7 +38,7 @@ FALLBACK = ("int16x8", "fp16")
 )
 @click.option("--recipe", type=click.Path(path_type=Path), help="A recipe in TOML; other options win over it.")
 @options.settings
-@click.option("--seed", type=int, help="Seed of splits and generated inputs [0].")
+@click.option("--seed", type=click.IntRange(0, MAX_SEED), help="Seed of splits and generated inputs [0].")
 @options.timeout
 @options.allow_unsafe
 @click.option("--dry-run", is_flag=True, help="Print the whole resolved recipe as TOML and do nothing.")
