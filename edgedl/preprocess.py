@@ -32,8 +32,20 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if self.layout not in ("", "NHWC", "NCHW"):
             raise DataError(f"unknown layout '{self.layout}'", next="choose NHWC or NCHW")
-        if any(s == 0 for s in self.std):
+        for name, values in (("scale", (self.scale,)), ("mean", self.mean), ("std", self.std)):
+            if not values or not all(map(_is_float32, values)):
+                raise DataError(
+                    f"preprocessing has the {name} {getattr(self, name)!r}, which no float32 holds",
+                    next="give finite numbers, one or one a channel",
+                )
+        if any(np.float32(s) == 0 for s in self.std):
             raise DataError("preprocessing divides by a std of 0", next="give a std above 0 for every channel")
+        if np.float32(self.scale) == 0:
+            raise DataError("preprocessing multiplies by a scale of 0", next="leave scale out, or give another")
+        if self.resize is not None and not _is_size(self.resize):
+            raise DataError(
+                f"preprocessing resizes to {self.resize!r}, which is no image", next="give height and width in pixels"
+            )
 
     @property
     def is_identity(self) -> bool:
@@ -76,7 +88,24 @@ class Preprocessing:
             if key not in known:
                 raise DataError(f"unknown preprocessing key '{key}'", next=f"known keys: {', '.join(sorted(known))}")
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        for key in ("mean", "std"):
+            if key in values and not isinstance(values[key], tuple):
+                values[key] = (values[key],)
         return cls(**values)
+
+
+def _is_number(value: Any, kinds: Any) -> bool:
+    return isinstance(value, kinds) and not isinstance(value, bool)
+
+
+def _is_float32(value: Any) -> bool:
+    return _is_number(value, int | float | np.number) and abs(value) <= float(np.finfo(np.float32).max)
+
+
+def _is_size(value: Any) -> bool:
+    return (
+        isinstance(value, tuple) and len(value) == 2 and all(_is_number(v, int | np.integer) and v > 0 for v in value)
+    )
 
 
 IDENTITY = Preprocessing()

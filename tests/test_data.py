@@ -765,6 +765,10 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixt
         "def named(): return {'x_in': x, 'scores': list(range(10)) * 2}\n"
         "def nothing(): return None\n"
         "def fails(): raise ValueError('the disk is on fire')\n"
+        "def stops(): raise SystemExit(3)\n"
+        "def asserts(): assert len(x) == 3, 'three are needed'\n"
+        "class Odd(Exception): pass\n"
+        "def odd(): raise Odd\n"
     )
     return name
 
@@ -779,11 +783,24 @@ def test_functions(module: str) -> None:
 
 @pytest.mark.parametrize(
     ("function", "says"),
-    [("nothing", "holds nothing"), ("fails", "the disk is on fire"), ("missing", "no attribute 'missing'")],
+    [
+        ("nothing", "holds nothing"),
+        ("fails", "ValueError: the disk is on fire"),
+        ("missing", "no attribute 'missing'"),
+        ("stops", "SystemExit: 3"),
+        ("asserts", "AssertionError: three are needed"),
+        ("odd", "Odd"),
+    ],
 )
 def test_functions_that_fail(module: str, function: str, says: str) -> None:
-    with pytest.raises(DataError, match=says):
+    with pytest.raises(DataError, match=f"{module}:{function}.*{says}"):
         get(f"{module}:{function}")
+
+
+def test_a_module_that_ends_the_process(module: str) -> None:
+    Path(f"{module}.py").write_text("import sys; sys.exit(3)")
+    with pytest.raises(DataError, match=f"{module}:x.*SystemExit: 3"):
+        get(f"{module}:x")
 
 
 @pytest.mark.parametrize("x", [spec(8, 8, 1), spec(64), spec(8, 8), spec(1, 8, 8)])

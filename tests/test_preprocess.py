@@ -101,6 +101,10 @@ def test_json_round_trip(prep: Preprocessing) -> None:
     assert Preprocessing.from_json(json.loads(json.dumps(prep.to_json()))) == prep
 
 
+def test_json_takes_one_number_for_all_channels() -> None:
+    assert Preprocessing.from_json({"mean": 0.5, "std": 2}) == Preprocessing(mean=(0.5,), std=(2.0,))
+
+
 def test_json_holds_only_what_was_declared() -> None:
     assert Preprocessing().to_json() == {}
     assert Preprocessing(scale=0.5).to_json() == {"scale": 0.5}
@@ -110,6 +114,16 @@ def test_json_holds_only_what_was_declared() -> None:
     ("make", "says"),
     [
         (lambda: Preprocessing(std=(1.0, 0.0)), "std of 0"),
+        (lambda: Preprocessing(std=(1e-60,)), "std of 0"),
+        (lambda: Preprocessing(scale=0.0), "scale of 0"),
+        (lambda: Preprocessing(scale=float("nan")), "the scale nan"),
+        (lambda: Preprocessing(scale=1e300), r"the scale 1e\+300"),
+        (lambda: Preprocessing(mean=(0.0, float("inf"))), r"the mean \(0.0, inf\)"),
+        (lambda: Preprocessing(std=()), r"the std \(\)"),
+        (lambda: Preprocessing.from_json({"mean": "much"}), r"the mean \('much',\)"),
+        (lambda: Preprocessing.from_json({"scale": [1.0]}), r"the scale \(1.0,\)"),
+        (lambda: Preprocessing.from_json({"resize": 8}), "resizes to 8"),
+        (lambda: Preprocessing.from_json({"resize": [8, 0]}), r"resizes to \(8, 0\)"),
         (lambda: Preprocessing(layout="HWC"), "unknown layout 'HWC'"),  # type: ignore[arg-type]
         (lambda: Preprocessing.from_json({"scales": 1}), "unknown preprocessing key 'scales'"),
         (lambda: Preprocessing(mean=(1.0, 2.0, 3.0))(np.zeros((1, 4, 4, 1))), "declares 3 channels"),

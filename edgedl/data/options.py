@@ -46,7 +46,7 @@ class DataOptions:
 
     def __post_init__(self) -> None:
         for name in ("calibration_samples", "memory_gib"):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:
                 raise DataError(
                     f"data.{name} is {getattr(self, name)}, but must be above 0", next="leave it out for its default"
                 )

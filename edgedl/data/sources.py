@@ -23,17 +23,6 @@ from .tables import read_table
 DIGITS_TRAIN = 1197  # the first digits, for training
 READABLE = ".npz, .npy, 'x.npy,y.npy', .csv, .tsv, a folder of images or WAVs, 'module:function' or 'digits'"
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-_RAISED = (
-    ArithmeticError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    NameError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
 
 
 def read(source: str, wanted: Wanted) -> Raw:
@@ -94,10 +83,10 @@ def read_function(source: str, wanted: Wanted) -> Raw:
     try:
         with _current_folder():
             found = getattr(importlib.import_module(name), function)()
-    except _RAISED as error:
-        raise unreadable(
-            f"'{source}'",
-            error,
+    except (Exception, SystemExit) as error:  # the user's own code may raise anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise DataError(
+            f"'{source}' cannot be read: it raised {reason}",
             next=f"correct {name}.py, or check the name; it is looked up in the current folder too",
         ) from error
     if isinstance(found, tuple | list) and len(found) == 2:
