@@ -8,6 +8,7 @@ CONVERTERS = {
 IMPORTERS = {
     "keras": "edgedl.converters.from_keras:load_keras",
     "h5": "edgedl.converters.from_keras:load_h5",
+    "onnx": "edgedl.converters.from_onnx:load_onnx",
     "saved_model": "edgedl.converters.from_saved_model:load_saved_model",
 }
 

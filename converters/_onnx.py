@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import re
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from ..artifact import Array
 from ..errors import MissingDependencyError, ModelError, UnsafeModelError
 
 STANDARD_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")  # what a stock ONNX Runtime executes
+QUANTIZED = re.compile(r"(?i:quantize)|Integer|NBits|^Q(Linear|Gemm|Attention|MoE|Embed|Ordered)")  # operators
 MAX_BYTES = (1 << 31) - 1  # of a protobuf message, and so of a .onnx file without external data
 
 
@@ -86,27 +88,43 @@ def read(path: Path) -> Any:
     Raises ModelError for what is no ONNX model, UnsafeModelError for external data outside its folder.
     """
     o = onnx()
-    if not path.is_file():
-        raise ModelError(f"there is no file {path}", next="check the path")
-    if path.stat().st_size > MAX_BYTES:
-        raise ModelError(f"{path.name} is larger than 2 GiB", next="use a smaller model")
-    try:
-        model = o.load_model(str(path), load_external_data=False)
-        if not model.graph.node and not model.graph.output:
-            raise ValueError("it holds no graph")
-        _refuse_bytes(model)
-        _load_external(model, path)
+    with _soundness(path):
+        model, _ = _parsed(path)
         o.checker.check_model(model)
-        if model.functions:
-            model = o.inliner.inline_local_functions(model)
+        return o.inliner.inline_local_functions(model) if model.functions else model
+
+
+def self_contained(path: Path) -> bytes | None:
+    """The content of a file with its external data read in; None where it has none. Raises as `read` does."""
+    with _soundness(path):
+        model, moved = _parsed(path)
+        content: bytes | None = model.SerializeToString(deterministic=True) if moved else None
+    return content
+
+
+@contextlib.contextmanager
+def _soundness(path: Path) -> Iterator[None]:
+    """What the onnx package says of a damaged file, as a ModelError."""
+    try:
+        yield
     except proto_errors() as error:
-        if isinstance(error, ModelError):
-            raise
         raise ModelError(
             f"{path.name} is not a sound ONNX model: {last_line(error)}",
             next="copy or download it again, or export it again",
         ) from error
-    return model
+
+
+def _parsed(path: Path) -> tuple[Any, int]:
+    """The ModelProto in a file, and how many of its tensors were kept in other files."""
+    if not path.is_file():
+        raise ModelError(f"there is no file {path}", next="check the path")
+    if path.stat().st_size > MAX_BYTES:
+        raise ModelError(f"{path.name} is larger than 2 GiB", next="use a smaller model")
+    model = onnx().load_model(str(path), load_external_data=False)
+    if not model.graph.node and not model.graph.output:
+        raise ValueError("it holds no graph")
+    _refuse_bytes(model)
+    return model, _load_external(model, path)
 
 
 def _refuse_bytes(model: Any) -> None:
@@ -118,11 +136,14 @@ def _refuse_bytes(model: Any) -> None:
             raise ValueError("a name in it is not text")
 
 
-def _load_external(model: Any, path: Path) -> None:
-    """Read weights kept in files of their own. A file must lie in the model's folder, and be no link out of it."""
+def _load_external(model: Any, path: Path) -> int:
+    """Read weights kept in files of their own; returns how many were.
+
+    A file must lie in the model's folder, and be no link out of it.
+    """
     o = onnx()
     folder = path.parent.resolve()
-    total = 0
+    total, count = path.stat().st_size, 0
     for tensor in tensors(model.graph):
         if tensor.data_location != o.TensorProto.EXTERNAL:
             continue
@@ -144,6 +165,8 @@ def _load_external(model: Any, path: Path) -> None:
         o.external_data_helper.load_external_data_for_tensor(tensor, str(folder))
         tensor.data_location = o.TensorProto.DEFAULT
         del tensor.external_data[:]
+        count += 1
+    return count
 
 
 def graphs(graph: Any) -> Iterator[Any]:
@@ -171,6 +194,11 @@ def foreign_ops(model: Any) -> list[str]:
     """Operators outside the domains that a stock ONNX Runtime executes, as "domain::Op"."""
     found = {(n.domain, n.op_type) for g in graphs(model.graph) for n in g.node if n.domain not in STANDARD_DOMAINS}
     return sorted(f"{domain}::{op}" for domain, op in found)
+
+
+def is_quantized(model: Any) -> bool:
+    """Whether any operator reads, makes or computes with quantized values (ONNX's own and com.microsoft's)."""
+    return any(QUANTIZED.search(node.op_type) for g in graphs(model.graph) for node in g.node)
 
 
 def array(tensor: Any) -> Array:

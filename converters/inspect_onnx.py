@@ -55,8 +55,10 @@ class OnnxInspector:
         found = []
         for name in common:
             node = makers[0][name]
-            size = sizes.get(node.name, sizes.get(f"{node.name}/MatMulInteger", 0))
-            found.append(LayerError(node.name, node.op_type, errors[name], size))
+            layer = node.name or name
+            maker = makers[1].get(name, node).name or name  # another where a BatchNormalization was folded into it
+            size = sizes.get(f"{layer}/MatMulInteger", sizes.get(maker, 0))
+            found.append(LayerError(layer, node.op_type, errors[name], size))
         return tuple(found)
 
 

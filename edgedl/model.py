@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import zipfile
 from collections.abc import Mapping
@@ -50,6 +51,7 @@ class GraphFile:
 
     path: Path
     format: str
+    content: bytes | None = field(default=None, repr=False)  # of the whole, where `path` keeps weights in other files
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,10 @@ class Model:
             self.net.save(folder / name)
         else:
             name = f"model.{self.net.format}"
-            shutil.copyfile(self.net.path, folder / name)
+            if self.net.content is None:
+                shutil.copyfile(self.net.path, folder / name)
+            else:
+                (folder / name).write_bytes(self.net.content)
         data = {
             "file": name,
             "inputs": [asdict(s) for s in self.inputs],
@@ -111,7 +116,7 @@ GRAPH_FORMATS = ("tflite", "onnx")  # formats that have a direct way
 
 
 def sniff(path: Path) -> str:
-    """The format of a model file or folder, from its content rather than its name.
+    """The format of a model file or folder, from its content rather than its name (but .onnx, which has no signature).
 
     Returns "keras", "h5", "saved_model", "tflite" or "onnx". Raises ModelError, which says what the file is instead.
     """
@@ -144,6 +149,11 @@ def sniff(path: Path) -> str:
         raise ModelError(
             f"{path} is not a .keras file: it is damaged or only partly copied ({size:,} bytes)",
             next="copy or download the model again",
+        )
+    if re.match(rb"\x08[\x03-\x20][\x12\x1a\x22\x3a\x42]", head):  # ir_version, then another field of ModelProto
+        raise ModelError(
+            f"{path} looks like an ONNX model, which edgedl knows by its name only",
+            next=f"if it is one, rename it to {path.stem}.onnx",
         )
     raise ModelError(
         f"{path} is not a model that edgedl reads (it begins with {head[:8]!r})",
@@ -179,6 +189,11 @@ def load(path: Path | str, *, allow_unsafe: bool = False) -> Model:
 
     found = describe(path)
     return Model(GraphFile(path, kind), found.inputs, found.outputs, history=(f"loaded {path.name}",))
+
+
+def already_quantized(model: Model) -> UsageError:
+    """The error for a network file that is asked to be quantized, or to be float, and was quantized before."""
+    return UsageError(f"{model.net.path.name} is already quantized", next="pass the float model that it was made from")
 
 
 def require_keras(model: Model, what: str) -> Any:

@@ -42,6 +42,8 @@ class ToOnnx:
         left: list[dict[str, str]] = []
         if not direct or plan.io != "float32":
             proto = self._prepared(proto, plan)
+        if not model.is_keras:  # of a Keras model, the quantize stage has checked; some of its layers are folded
+            _refuse_unused_overrides(proto, plan)
         proto, left, known = _quantized(proto, plan, data, inputs, outputs)
         return _write(proto, plan, data, out, (inputs, outputs), left, known)
 
@@ -87,7 +89,6 @@ def _quantized(
     from .quantize import quantize
     from .ranges import calibrated
 
-    _refuse_unused_overrides(proto, plan)
     names = {s.inside: s.name for s in inputs}
     bits = 16 if plan.io == "int16" else 8
     ends = [*float_ends(proto, inputs, "input"), *float_ends(proto, outputs, "output")] if plan.io != "float32" else []

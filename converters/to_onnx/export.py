@@ -15,7 +15,7 @@ import numpy as np
 
 from ...artifact import TensorSpec
 from ...errors import ConversionError, EdgedlError, MissingDependencyError, UsageError
-from ...model import GraphFile, Model
+from ...model import GraphFile, Model, already_quantized
 from .. import _onnx
 from .graph import in_order, opset
 
@@ -29,7 +29,8 @@ LOWEST_OPSET = 13  # the first with per-channel DequantizeLinear
 def float_model(model: Model, version: int) -> Any:
     """The float ModelProto of a model, with inputs and outputs named and ordered as in `model`.
 
-    Raises ConversionError when it cannot be written in ONNX, UsageError for a file of another format.
+    Raises ConversionError when it cannot be written in ONNX, UsageError for a file of another format, or
+    one that is quantized already.
     """
     if not isinstance(model.net, GraphFile):
         return _named(_from_keras(model, version), model)
@@ -38,7 +39,10 @@ def float_model(model: Model, version: int) -> Any:
             f"{model.net.path.name} is a .{model.net.format} file, which cannot be written as .onnx",
             next="pass the Keras model it was made from, or ask for --format " + model.net.format,
         )
-    return from_file(model.net.path)
+    proto = from_file(model.net.path)
+    if _onnx.is_quantized(proto):
+        raise already_quantized(model)
+    return proto
 
 
 def from_file(path: Path) -> Any:
@@ -51,6 +55,8 @@ def from_file(path: Path) -> Any:
         kept = [_onnx.onnx().ValueInfoProto.FromString(i.SerializeToString()) for i in inputs]
         del proto.graph.input[:]
         proto.graph.input.extend(kept)
+    for node in proto.graph.node:
+        node.name = node.name or next((name for name in node.output if name), "")  # as the inspector calls it
     proto.ir_version = max(proto.ir_version, 4)  # since 4, initializers need not be inputs
     return proto
 

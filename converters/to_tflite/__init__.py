@@ -12,7 +12,7 @@ from typing import Any
 from ...artifact import Artifact, write_atomic
 from ...data import Dataset
 from ...errors import ConversionError, UsageError
-from ...model import Model, QuantizationPlan
+from ...model import Model, QuantizationPlan, already_quantized
 from .. import _tflite as fb
 from . import interface
 from .exporter import export, has_rnn, layers
@@ -85,13 +85,15 @@ def _given(model: Model) -> Any:
             next=f"convert it to .{model.net.format}, or pass the Keras model it was made from",
         )
     graph = fb.read(model.net.path)
-    plan = model.plan or FLOAT
-    quantized = any(t.type in (fb.INT8, fb.UINT8, fb.INT16) for t in graph.subgraphs[0].tensors)
-    if quantized and plan.scheme != "float32":
-        raise UsageError(
-            f"{model.net.path.name} is quantized already", next="pass the float .tflite, or the model it was made from"
-        )
+    if any(_has_scale(t) for part in graph.subgraphs for t in part.tensors):
+        raise already_quantized(model)
     return graph
+
+
+def _has_scale(tensor: Any) -> bool:
+    """Whether a tensor's integers stand for real values."""
+    known = tensor.quantization
+    return tensor.type != fb.FLOAT32 and known is not None and known.scale is not None and len(known.scale) > 0
 
 
 def _quantized(

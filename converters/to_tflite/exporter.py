@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import ConversionError, UsageError
+from ...errors import ConversionError
 from ...model import Model
 from .._frameworks import keras, tensorflow
 
@@ -25,7 +25,7 @@ def export(model: Model, *, unroll: bool) -> bytes:
     `TFLiteConverter.from_concrete_functions` is not used: with Keras 3 it writes NaNs without an error.
     The batch size stays free, but for models with an RNN, which get batch 1 (TensorFlow Lite converts no RNN
     otherwise); `unroll` replaces their loop by its steps, for static quantization.
-    Raises ConversionError with the converter's last meaningful line; UsageError for an RNN that cannot be unrolled.
+    Raises ConversionError with the converter's last meaningful line, and for an RNN that cannot be unrolled.
     """
     _refuse_broken_weights(model.net)
     recurrent = has_rnn(model.net)
@@ -121,7 +121,7 @@ def _unrolled(net: Any) -> Any:
     """A copy with every RNN unrolled: its loop (a WHILE) cannot be statically quantized, and crashes LiteRT's tools."""
     for layer in layers(net):
         if _rnns(layer) and any(t.shape[1] is None for t in keras().tree.flatten(layer.input)):
-            raise UsageError(
+            raise ConversionError(
                 f"the layer '{layer.name}' ({type(layer).__name__}) takes sequences of any length, and static "
                 "quantization needs a fixed one",
                 next="give the model's input a fixed number of steps, or use --quantize dynamic",

@@ -28,6 +28,7 @@ pytest.importorskip("tf2onnx", reason="needs pip install 'edgedl[compress]'")
 
 from edgedl.converters import _onnx
 from edgedl.converters._frameworks import keras
+from edgedl.converters.inspect_onnx import OnnxInspector
 from edgedl.converters.to_onnx import ToOnnx
 from edgedl.converters.to_onnx.weights import packed, quantize_blocks, quantize_weight
 
@@ -234,12 +235,20 @@ def test_one_layer_of_another_scheme(sample: Sample, scheme: Any, tmp_path: Path
     assert ("MatMulInteger" in ops(artifact)) == (scheme == "dynamic")
 
 
-def test_an_override_that_matches_nothing_is_a_misspelling(sample: Sample, tmp_path: Path) -> None:
-    model, data = sample("cnn")
-    plan = QuantizationPlan(overrides={"conv2e": "float32"})
-    with pytest.raises(UsageError, match="'conv2e' matches no layer: did you mean 'conv2d"):
+def test_an_override_that_matches_nothing_is_a_misspelling(tmp_path: Path) -> None:
+    model, data = direct(small_onnx(tmp_path))
+    plan = QuantizationPlan(overrides={"hed": "float32"})
+    with pytest.raises(UsageError, match="'hed' matches no layer: did you mean 'head'"):
         ToOnnx()(replace(model, plan=plan), data, tmp_path / "m.onnx")
-    assert not list(tmp_path.iterdir())
+    assert not (tmp_path / "m.onnx").exists()
+
+
+def test_an_override_of_a_keras_layer_that_leaves_no_node(sample: Sample, tmp_path: Path) -> None:
+    """The quantize stage knows the layer, another format may have operators for it: no reason to stop."""
+    model, data = sample("cnn")
+    plan = QuantizationPlan(overrides={model.net.layers[0].name: "float32"})  # the InputLayer
+    artifact = ToOnnx()(replace(model, plan=plan), data, tmp_path / "m.onnx")
+    assert artifact.scheme == "int8"
 
 
 def test_given_ranges_come_before_calibrated_ones(sample: Sample, tmp_path: Path) -> None:
@@ -555,6 +564,36 @@ def test_foreign_operators_are_named(tmp_path: Path) -> None:
     model, data = direct(path)
     with pytest.raises(ConversionError, match=r"acme\.ops::MyRelu"):
         ToOnnx()(model, data, tmp_path / "q.onnx")
+
+
+@pytest.mark.parametrize("first", ["int8", "int16x8", "dynamic", "int8-weight-only", "int4-weight-only"])
+def test_a_quantized_file_is_refused(first: Any, tmp_path: Path) -> None:
+    model, data = direct(small_onnx(tmp_path))
+    done = ToOnnx()(replace(model, plan=QuantizationPlan(scheme=first)), data, tmp_path / "q.onnx")
+    again, _ = direct(done.path)
+    for plan in (None, QuantizationPlan(), QuantizationPlan("fp16")):
+        with pytest.raises(UsageError, match=r"q\.onnx is already quantized"):
+            ToOnnx()(replace(again, plan=plan), data, tmp_path / "again.onnx")
+
+
+def test_nodes_without_names_go_by_their_outputs(tmp_path: Path) -> None:
+    path = small_onnx(tmp_path)
+    o = _onnx.onnx()
+    proto = o.load(path)
+    for node in proto.graph.node:
+        node.name = ""
+    o.save(proto, path)
+    model, data = direct(path)
+    base = ToOnnx()(model, data, tmp_path / "f.onnx")
+    shown = [layer.name for layer in OnnxInspector().layers(path)]
+    assert shown == ["c", "n", "r", "p", "f", "y"] == [layer.name for layer in OnnxInspector().layers(base.path)]
+    plan = QuantizationPlan(overrides={"y": "float32"})  # the last layer, as it is shown
+    artifact = ToOnnx()(replace(model, plan=plan), data, tmp_path / "q.onnx")
+    assert [n.input[1] for n in _onnx.read(artifact.path).graph.node if n.op_type == "Gemm"] == ["fw"]
+    errors = {e.name: e for e in OnnxInspector().compare(base.path, artifact.path, data.feed(data.validation))}
+    assert set(errors) <= set(shown)
+    assert errors["n"].bytes == 4 * 27 + 16  # the convolution that BatchNormalization was folded into
+    assert errors["y"].bytes == 4 * 25
 
 
 @pytest.mark.parametrize("location", ["../w.bin", "/etc/hostname", "a/../../w.bin"])

@@ -343,11 +343,13 @@ def test_overrides_of_a_file_match_its_tensors(case: Cases, tmp_path: Path) -> N
         ToTflite()(direct(base.path, scheme="int8", overrides={"dens": "float32"}), data, tmp_path / "n.tflite")
 
 
-def test_a_quantized_file_is_refused(case: Cases, tmp_path: Path) -> None:
+@pytest.mark.parametrize("first", ["int8", "dynamic", "int8-weight-only"])
+def test_a_quantized_file_is_refused(first: Any, case: Cases, tmp_path: Path) -> None:
     _, data, _ = case("cnn")
-    done = convert(case("cnn"), tmp_path, scheme="int8")
-    with pytest.raises(UsageError, match="quantized already"):
-        ToTflite()(direct(done.path, scheme="int8"), data, tmp_path / "again.tflite")
+    model = direct(convert(case("cnn"), tmp_path, scheme=first).path)
+    for plan in (None, QuantizationPlan("int8"), QuantizationPlan("fp16")):
+        with pytest.raises(UsageError, match=r"quantized\.tflite is already quantized"):
+            ToTflite()(replace(model, plan=plan), data, tmp_path / "again.tflite")
 
 
 def test_another_format_is_refused(case: Cases, tmp_path: Path) -> None:
@@ -555,7 +557,7 @@ def test_an_rnn_over_sequences_of_any_length(tmp_path: Path) -> None:
     artifact = ToTflite()(replace(model, plan=QuantizationPlan("dynamic")), data, tmp_path / "m.tflite")
     found = predict(artifact, data.feed(data.validation))["memory"]
     assert decibels(reference(model, data)["memory"], found) > 30
-    with pytest.raises(UsageError, match=r"'memory' \(LSTM\) takes sequences of any length"):
+    with pytest.raises(ConversionError, match=r"'memory' \(LSTM\) takes sequences of any length"):
         ToTflite()(replace(model, plan=QuantizationPlan("int8")), data, tmp_path / "n.tflite")
 
 

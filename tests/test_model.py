@@ -1,0 +1,149 @@
+"""A model file: which format it is, what is said of a file that is none, and what a saved Model holds."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgedl.artifact import TensorSpec
+from edgedl.engine import describe, predict
+from edgedl.errors import ModelError, UnsafeModelError, UsageError
+from edgedl.model import GraphFile, Model, QuantizationPlan, load, require_keras, sniff
+
+WEIGHTS = np.arange(12, dtype=np.float32).reshape(4, 3) / 7
+
+
+def linear(folder: Path, *, location: str = "", name: str = "linear.onnx") -> Path:
+    """y = x @ WEIGHTS as .onnx; with its weights in the file `location` beside it, where that is given."""
+    onnx = pytest.importorskip("onnx", reason="needs pip install 'edgedl[onnx]'")
+    info = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMul", ["x", "w"], ["y"])], "g", [info("x", 1, ["n", 4])], [info("y", 1, ["n", 3])],
+        initializer=[onnx.numpy_helper.from_array(WEIGHTS, "w")],
+    )  # fmt: skip
+    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
+    beside: dict[str, Any] = {"save_as_external_data": True, "location": location, "size_threshold": 0}
+    onnx.save(proto, folder / name, **(beside if location else {}))
+    return folder / name
+
+
+def computed(path: Path) -> Any:
+    return predict(describe(path), {"x": np.eye(4, dtype=np.float32)})["y"]
+
+
+def zipped(path: Path, member: str) -> Path:
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr(member, "{}")
+    return path
+
+
+def test_the_content_says_which_format_it_is(tmp_path: Path) -> None:
+    (tmp_path / "a.bin").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(8))
+    (tmp_path / "b.bin").write_bytes(b"\x1c\0\0\0TFL3" + bytes(8))
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved/saved_model.pb").write_bytes(b"\x08\x01\x12\0")
+    assert sniff(tmp_path / "a.bin") == "h5"
+    assert sniff(tmp_path / "b.bin") == "tflite"
+    assert sniff(zipped(tmp_path / "c.bin", "config.json")) == "keras"
+    assert sniff(tmp_path / "saved") == "saved_model"
+    assert sniff(linear(tmp_path)) == "onnx"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said", "remedy"),
+    [
+        ("m.keras", b"", "is empty", "again"),
+        ("m.keras", b"not a zip at all", r"is not a \.keras file: .* \(16 bytes\)", "again"),
+        ("m.pt", b"\x80\x02}q\0", "is not a model that edgedl reads", r"\.onnx file"),
+        ("m.onnx", b"<html>", "is not a model that edgedl reads", r"\.onnx file"),
+        ("m.bin", b"\x08", "is not a model that edgedl reads", r"\.onnx file"),
+        ("m.pb", b"\x08\x01\x12\x04abcd", "is not a model that edgedl reads", "SavedModel folder"),
+    ],
+)
+def test_what_is_no_model_is_said_in_a_sentence(
+    name: str, content: bytes, said: str, remedy: str, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=said) as caught:
+        sniff(path)
+    assert remedy.replace("\\", "") in str(caught.value.next)
+
+
+def test_a_missing_file_a_folder_and_another_zip(tmp_path: Path) -> None:
+    linear(tmp_path)
+    with pytest.raises(ModelError, match=r"there is no file .*liner\.onnx: did you mean 'linear\.onnx'"):
+        load(tmp_path / "liner.onnx")
+    with pytest.raises(ModelError, match="is not a SavedModel"):
+        load(tmp_path)
+    with pytest.raises(ModelError, match=r"is a zip, but not a \.keras file"):
+        load(zipped(tmp_path / "m.keras", "other.txt"))
+
+
+def test_an_onnx_under_another_name_is_to_be_renamed(tmp_path: Path) -> None:
+    path = linear(tmp_path, name="linear.model")
+    with pytest.raises(ModelError, match="looks like an ONNX model") as caught:
+        load(path)
+    assert "linear.onnx" in str(caught.value.next)
+
+
+def test_a_graph_file_comes_back_as_it_was(tmp_path: Path) -> None:
+    model = load(linear(tmp_path))
+    assert [(s.name, s.shape) for s in (*model.inputs, *model.outputs)] == [("x", (None, 4)), ("y", (None, 3))]
+    plan = QuantizationPlan("int16x8", overrides={"a*": "float32"}, ranges={"a": (-1.0, 2.0)}, io="int16")
+    model = replace(model.then("a step", plan=plan), notes=("a note",))
+    folder = tmp_path / "kept"
+    folder.mkdir()
+    model.save(folder)
+    back = Model.restore(folder)
+    assert back.net == GraphFile(folder / "model.onnx", "onnx")
+    assert back.net.path.read_bytes() == model.net.path.read_bytes()
+    assert (back.inputs, back.outputs, back.history, back.notes) == (
+        model.inputs, model.outputs, ("loaded linear.onnx", "a step"), ("a note",)
+    )  # fmt: skip
+    assert back.plan is not None
+    assert {k: tuple(v) for k, v in back.plan.ranges.items()} == {"a": (-1.0, 2.0)}
+    assert replace(back.plan, ranges=plan.ranges) == plan
+    with pytest.raises(UsageError, match=r"pruning needs a Keras model, and model\.onnx stays"):
+        require_keras(back, "pruning")
+
+
+@pytest.mark.parametrize("location", ["w.bin", "model.onnx", "model.json", "sub/w.bin"])
+def test_weights_beside_an_onnx_are_saved_with_it(location: str, tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    path = linear(tmp_path, location=location)
+    assert (tmp_path / location).is_file()
+    folder = tmp_path / "kept"
+    folder.mkdir()
+    load(path).save(folder)
+    (tmp_path / location).unlink()
+    np.testing.assert_allclose(computed(Model.restore(folder).net.path), WEIGHTS, rtol=1e-6)
+
+
+def test_weights_that_are_missing_or_lie_elsewhere(tmp_path: Path) -> None:
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    path = linear(inner, location="w.bin")
+    (inner / "w.bin").rename(tmp_path / "w.bin")
+    with pytest.raises(ModelError, match=r"keeps the weights 'w' in w\.bin, which is not there"):
+        load(path)
+    (inner / "w.bin").symlink_to(tmp_path / "w.bin")
+    with pytest.raises(UnsafeModelError, match="outside its own folder"):
+        load(path)
+
+
+def test_a_keras_model_comes_back_as_it_was(zoo: Any, tmp_path: Path) -> None:
+    net, x, _ = zoo("cnn")
+    inputs = tuple(TensorSpec(t.name, tuple(t.shape), "float32") for t in net.inputs)
+    outputs = tuple(
+        TensorSpec(n, tuple(t.shape), "float32") for n, t in zip(net.output_names, net.outputs, strict=True)
+    )
+    Model(net, inputs, outputs, QuantizationPlan(), ("trained",)).save(tmp_path)
+    back = Model.restore(tmp_path)
+    assert (back.inputs, back.outputs, back.plan, back.history) == (inputs, outputs, QuantizationPlan(), ("trained",))
+    np.testing.assert_array_equal(back.net.predict(x[:8], verbose=0), net.predict(x[:8], verbose=0))
