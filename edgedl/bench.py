@@ -20,7 +20,9 @@ from .measuring import artifact_from
 from .options import build
 from .registry import find
 from .stats import Verdict, compare_blocks, summary
-from .worker import Progress, Worker
+from .worker import Progress, Worker, default_memory_bytes
+
+NO_SCORES: Mapping[str, Any] = {"metrics": {}, "samples": 0, "notes": []}  # where there is no data
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,8 @@ class Measurement:
 
     `latency_ns`: of single runs, in order; `blocks`: how many of them each uninterrupted stretch has. `session` is the
     same for artifacts that were measured in turns. `peak_bytes`: the most that loading and running added to the
-    process; None where the system does not tell. `extra`: what the target knows besides.
+    process; None where the system does not tell. `samples`: how many the metrics are of, `notes`: what there is to know
+    of them. `extra`: what the target knows besides.
     """
 
     target: str
@@ -45,6 +48,8 @@ class Measurement:
     metrics: Mapping[str, float]
     environment: Mapping[str, Any]
     session: str
+    samples: int = 0
+    notes: tuple[str, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self, *, samples: bool = False) -> dict[str, Any]:
@@ -60,6 +65,8 @@ class Measurement:
             "load_ms": self.load_ms,
             "memory": {"peak_bytes": self.peak_bytes},
             "metrics": dict(self.metrics),
+            "samples": self.samples,
+            "notes": list(self.notes),
             "environment": dict(self.environment),
             **self.extra,
         }
@@ -70,18 +77,20 @@ def measure(
     target_name: str,
     target_options: Mapping[str, Any] | None = None,
     *,
-    data_folder: Path | None = None,
+    data_folder: Path | Sequence[Path] | None = None,
     min_seconds: float = 1.0,
     max_seconds: float = 10.0,
     progress: Progress | None = None,
     timeout_s: float = 900.0,
+    memory_bytes: int | None = None,
 ) -> list[Measurement]:
     """Measure artifacts on a registered target, several of them in turns (A B, B A, A B ...), each in fresh memory.
 
-    `data_folder`: what `Dataset.save` wrote; its validation samples are the inputs, and the metric is evaluated on them.
-    `min_seconds`, `max_seconds`: measuring time for each artifact; in between, it ends when the median is known to half
-    a percent. `timeout_s`: most that evaluating one artifact may take. Raises ModelError, DataError, TargetError,
-    UsageError, WorkerError.
+    `data_folder`: what `Dataset.save` wrote, for all artifacts or for each its own; its validation samples are the inputs,
+    by name, else by position, and the metric is evaluated on them. `min_seconds`, `max_seconds`: measuring time for each
+    artifact; in between, it ends when the median is known to half a percent. `timeout_s`: most that a job in a child
+    process may take, besides the time for measuring; `memory_bytes`: its limit of memory, not set: three quarters of the
+    machine's. Raises ModelError, DataError, TargetError, UsageError, WorkerError.
     """
     options = dict(target_options or {})
     if not paths or not 0 <= min_seconds <= max_seconds or max_seconds <= 0:
@@ -89,40 +98,43 @@ def measure(
             f"cannot measure {len(paths)} artifacts for {min_seconds:g} to {max_seconds:g} s",
             next="give at least one artifact and 0 <= min_seconds <= max_seconds",
         )
+    data = _folders(data_folder, len(paths))
     build(find("target", target_name), options, target_name)  # a wrong option is an error here, not in a child
     for path in paths:
         format_of(path)
     common: dict[str, Any] = {"target": target_name, "options": options}
-    data = None if data_folder is None else str(data_folder)
-    limit = 120 + 2 * len(paths) * max_seconds
-    with Worker(timeout_s=limit, on_progress=progress) as worker:
+    memory = memory_bytes or default_memory_bytes()
+    with Worker(timeout_s + 2 * len(paths) * max_seconds, memory, on_progress=progress) as worker:
         names = [str(p) for p in paths]
         timed = worker.call(
             "edgedl.measuring:time_in_child", paths=names, data=data, seconds=[min_seconds, max_seconds], **common
         )
         worker.timeout_s = timeout_s
-        scores = [_scores(worker, path, data, common) for path in paths]
-    footprints = [_footprint(found["artifact"], path, common) for path, found in zip(paths, timed, strict=True)]
+        scores = [
+            worker.call("edgedl.measuring:evaluate_in_child", path=path, data=folder, **common) if folder else NO_SCORES
+            for path, folder in zip(names, data or [""] * len(names), strict=True)
+        ]
+    footprints = []
+    for name, found in zip(names, timed, strict=True):
+        with Worker(timeout_s, memory) as fresh:
+            job = {"path": name, "artifact": found["artifact"], **common}
+            footprints.append(fresh.call("edgedl.measuring:footprint_in_child", **job))
     session = os.urandom(8).hex()
     rows = zip(paths, timed, scores, footprints, strict=True)
     return [_measurement(target_name, session, *row) for row in rows]
 
 
-def _scores(worker: Worker, path: Path, data: str | None, common: Mapping[str, Any]) -> dict[str, float]:
-    if data is None:
-        return {}
-    found: dict[str, float] = worker.call("edgedl.measuring:evaluate_in_child", path=str(path), data=data, **common)[
-        "metrics"
-    ]
-    return found
-
-
-def _footprint(artifact: Mapping[str, Any], path: Path, common: Mapping[str, Any]) -> dict[str, Any]:
-    with Worker(timeout_s=300) as fresh:
-        found: dict[str, Any] = fresh.call(
-            "edgedl.measuring:footprint_in_child", path=str(path), artifact=artifact, **common
+def _folders(given: Path | Sequence[Path] | None, count: int) -> list[str] | None:
+    """A folder of data for each artifact. Raises UsageError where there are more or fewer."""
+    if given is None:
+        return None
+    folders = [str(given)] * count if isinstance(given, Path) else list(map(str, given))
+    if len(folders) != count:
+        raise UsageError(
+            f"there are {len(folders)} folders of data for {count} artifacts",
+            next="give one for each artifact, or one for all",
         )
-    return found
+    return folders
 
 
 def _measurement(
@@ -130,7 +142,7 @@ def _measurement(
     session: str,
     path: Path,
     timed: Mapping[str, Any],
-    scores: Mapping[str, float],
+    scores: Mapping[str, Any],
     footprint: Mapping[str, Any],
 ) -> Measurement:
     artifact = artifact_from(path, timed["artifact"])
@@ -146,7 +158,9 @@ def _measurement(
         latency_us={**summary(timed["latency_ns"], timed["blocks"]), "warmup": timed["warmup"]},
         load_ms=float(extra.pop("load_ms", footprint["load_ms"])),
         peak_bytes=extra.pop("peak_bytes", footprint["peak_bytes"]),
-        metrics=scores,
+        metrics=scores["metrics"],
+        samples=scores["samples"],
+        notes=tuple(scores["notes"]),
         environment=timed["environment"],
         session=session,
         extra=extra,

@@ -16,7 +16,7 @@ import numpy as np
 from . import metrics as scoring
 from .artifact import Array, Artifact, TensorSpec, spec_from_json
 from .data import Dataset
-from .engine import describe, preload, show_shape, to_input
+from .engine import describe, preload, show_shape
 from .environment import environment
 from .errors import DataError
 from .options import build
@@ -46,14 +46,20 @@ class Figures(Protocol):
 
 
 def time_in_child(
-    paths: Sequence[str], target: str, options: Mapping[str, Any], data: str | None, seconds: Sequence[float]
+    paths: Sequence[str], target: str, options: Mapping[str, Any], data: Sequence[str] | None, seconds: Sequence[float]
 ) -> list[dict[str, Any]]:
-    """Latencies of artifacts measured in turns; for each its latencies, blocks, warm-up, environment and figures."""
+    """Latencies of artifacts measured in turns; for each its latencies, blocks, warm-up, environment and figures.
+
+    `data`: a folder for each artifact.
+    """
     opened: Target = build(find("target", target), options, target)
     here = environment()
-    dataset = None if data is None else Dataset.restore(Path(data))
+    datasets = [None] * len(paths) if data is None else [Dataset.restore(Path(folder)) for folder in data]
     with ExitStack() as stack:
-        runners = [_Runner(stack.enter_context(opened.open()), describe(path), dataset) for path in paths]
+        runners = [
+            _Runner(stack.enter_context(opened.open()), describe(path), dataset)
+            for path, dataset in zip(paths, datasets, strict=True)
+        ]
         for runner in runners:
             runner.warm_up(seconds[1] * WARMUP_SHARE)
         _take_turns(runners, *seconds)
@@ -66,8 +72,8 @@ class _Runner:
     def __init__(self, session: Session, artifact: Artifact, dataset: Dataset | None) -> None:
         self.session, self.artifact = session, artifact
         session.load(artifact)
-        real = generated_inputs(artifact.inputs) if dataset is None else _dataset_inputs(dataset, artifact)
-        self.inputs = [{s.name: to_input(s, x[s.name]) for s in artifact.inputs if s.name in x} for x in real]
+        found = [] if dataset is None else _dataset_inputs(dataset, artifact)
+        self.inputs = found or [_generated_input(artifact.inputs)]
         self.turn = 0
         self.samples: list[int] = []
         self.blocks: list[int] = []
@@ -153,7 +159,7 @@ def footprint_in_child(
     found = artifact_from(Path(path), artifact)
     opened: Target = build(find("target", target), options, target)
     preload(found.format)
-    inputs = {s.name: to_input(s, x) for s, x in zip(found.inputs, generated(found.inputs), strict=True)}
+    inputs = _generated_input(found.inputs)
     load_once(opened, found, inputs)
     with suppress(OSError, AttributeError):
         gc.collect()
@@ -199,7 +205,10 @@ def memory(name: str) -> int | None:
 def evaluate_in_child(
     path: str, data: str, target: str, options: Mapping[str, Any], out: str | None = None
 ) -> dict[str, Any]:
-    """Run the validation samples on the target; returns the metric, and writes the real-valued outputs to `out` (.npz)."""
+    """Run the validation samples on the target; returns the metric, on how many samples, and what there is to know of them.
+
+    Writes the real-valued outputs to `out` (.npz).
+    """
     artifact, dataset = describe(path), Dataset.restore(Path(data))
     opened: Target = build(find("target", target), options, target)
     total, parts = len(dataset.validation), []
@@ -221,13 +230,20 @@ def evaluate_in_child(
         )
     y = dataset.validation.y
     found = {} if y is None else {dataset.metric: scoring.evaluate(dataset.metric, outputs, y)}
-    return {"metrics": found, "samples": total}
+    return {"metrics": found, "samples": total, "notes": list(dataset.notes)}
 
 
 def _real_run(session: Session, artifact: Artifact, feed: Mapping[str, Array]) -> dict[str, Array]:
-    specs = {s.name: s for s in artifact.inputs}
-    outputs, _ = session.run({k: to_input(specs[k], x) if k in specs else x for k, x in feed.items()})
+    outputs, _ = session.run(_quantized(artifact, feed))
     return {s.name: s.dequantize(outputs[s.name]) for s in artifact.outputs}
+
+
+def _quantized(artifact: Artifact, feed: Mapping[str, Array]) -> dict[str, Array]:
+    """Real values as the file takes them, by its own names: by name, else by position where there are as many inputs."""
+    specs = {s.name: s for s in artifact.inputs}
+    if feed.keys() != specs.keys() and len(feed) == len(specs):
+        feed = dict(zip(specs, feed.values(), strict=True))
+    return {k: specs[k].quantize(x) if k in specs else x for k, x in feed.items()}
 
 
 def artifact_from(path: Path, data: Mapping[str, Any]) -> Artifact:
@@ -238,21 +254,21 @@ def artifact_from(path: Path, data: Mapping[str, Any]) -> Artifact:
 
 
 def _dataset_inputs(dataset: Dataset, artifact: Artifact) -> list[dict[str, Array]]:
-    """Single validation samples, or as many at once as the file's fixed batch."""
+    """Single validation samples as the file takes them, or as many at once as its fixed batch; none where there are fewer."""
     size = next((s.shape[0] for s in artifact.inputs if s.shape and s.shape[0]), None) or 1
     count = min(INPUTS, len(dataset.validation) // size)
-    if not count:
-        return generated_inputs(artifact.inputs)
-    return [dataset.feed(dataset.validation, i * size, (i + 1) * size) for i in range(count)]
+    feeds = (dataset.feed(dataset.validation, i * size, (i + 1) * size) for i in range(count))
+    return [_quantized(artifact, feed) for feed in feeds]
 
 
-def generated_inputs(specs: Sequence[TensorSpec]) -> list[dict[str, Array]]:
-    """Inputs where no data was given: one batch of uniform values in 0..1, or over the range of a quantized input."""
-    return [{s.name: x for s, x in zip(specs, generated(specs), strict=True)}]
+def _generated_input(specs: Sequence[TensorSpec]) -> dict[str, Array]:
+    return {s.name: x for s, x in zip(specs, generated(specs), strict=True)}
 
 
 def generated(specs: Sequence[TensorSpec], seed: int = 0) -> list[Array]:
-    """One array for each input, in its own dtype. Raises DataError where an inner dimension is open."""
+    """Inputs where no data was given, each in its own dtype: one batch of uniform values in 0..1, or all integers that a
+    quantized input holds. Raises DataError where an inner dimension is open.
+    """
     rng = np.random.default_rng(seed)
     return [_generated(s, rng) for s in specs]
 

@@ -141,7 +141,7 @@ def test_evaluation_writes_real_valued_outputs(dataset: Path, tmp_path: Path) ->
         assert list(file["names"]) == ["output_0"]
         np.testing.assert_array_equal(file["a0"], expected)
     accuracy = float((expected.argmax(1) == restored.validation.y).mean())
-    assert found == {"metrics": {"accuracy": pytest.approx(accuracy)}, "samples": 150}
+    assert found == {"metrics": {"accuracy": pytest.approx(accuracy)}, "samples": 150, "notes": []}
 
 
 def test_onnx_too_and_memory_grows_with_the_weights(tmp_path: Path) -> None:

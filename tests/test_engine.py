@@ -125,8 +125,7 @@ def test_metadata_gives_other_names(tmp_path: Path) -> None:
 def test_metadata_of_another_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.tflite"
     path.write_bytes((DATA / "dense_float.tflite").read_bytes())
-    other = describe(DATA / "dense_int8.tflite").to_json()
-    (tmp_path / "m.tflite.json").write_text(json.dumps({**other, "file": "m.tflite"}))
+    replace(describe(DATA / "dense_int8.tflite"), path=path).save()
     with pytest.raises(ModelError, match="is int8, and in the file it is float32"):
         open_engine(describe(path))
     wrong = replace(describe(DATA / "dense_float.tflite"), inputs=(TensorSpec("nobody", (None, 4), "float32"),))
@@ -155,6 +154,13 @@ def test_predict_is_real_values_in_and_out(count: int, name: str, seed: int) -> 
     expected = out.dequantize(q)
     got = predict(artifact, {spec.name: x})[out.name]
     assert got.dtype == np.float32
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_predict_takes_integers_as_real_values() -> None:
+    x = np.array([[0, 1, 1, 0], [1, 1, 0, 1]], np.int8)
+    artifact = describe(DATA / "dense_int8.tflite")
+    got, expected = (predict(artifact, {"features": a})["output_0"] for a in (x, x.astype(np.float32)))
     np.testing.assert_array_equal(got, expected)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..artifact import Array, Artifact, TensorSpec
+from ..artifact import Array, Artifact
 from ..errors import ModelError
 from .base import Engine, Shape, one_sentence, run_failed, show_shape
 from .litert import TfliteEngine, describe_tflite, litert
@@ -15,7 +15,7 @@ from .ort import OnnxEngine, describe_onnx, onnx_errors, onnxruntime
 
 __all__ = [
     "Engine", "OnnxEngine", "Shape", "TfliteEngine", "describe", "format_of", "one_sentence", "onnx_errors",
-    "open_engine", "predict", "preload", "run_failed", "show_shape", "to_input",
+    "open_engine", "predict", "preload", "run_failed", "show_shape",
 ]  # fmt: skip
 BATCH = 64  # inputs at once in `predict`, where the file takes any number
 
@@ -66,13 +66,10 @@ def preload(format: str) -> None:
     litert() if format == "tflite" else onnxruntime()
 
 
-def to_input(spec: TensorSpec, x: Array) -> Array:
-    """Real values -> what the file takes. An array in a quantized input's own integer dtype is taken as quantized already."""
-    return x if x.dtype.name == spec.dtype else spec.quantize(x)
-
-
 def predict(source: Artifact | Engine, inputs: Mapping[str, Array], *, threads: int = 1) -> dict[str, Array]:
     """Real values in, real values out, whatever the file's own types are, in bounded batches along the first axis.
+
+    Integers are real values too: nothing is taken as quantized already.
 
     Raises DataError, ModelError, TargetError.
     """
@@ -85,7 +82,7 @@ def predict(source: Artifact | Engine, inputs: Mapping[str, Array], *, threads: 
     for start in range(0, max(count, 1), size):
         source.reset()
         feed = {k: x[start : start + size] if x.ndim else x for k, x in inputs.items()}
-        parts.append(source.run({k: to_input(specs[k], x) if k in specs else x for k, x in feed.items()}))
+        parts.append(source.run({k: specs[k].quantize(x) if k in specs else x for k, x in feed.items()}))
     return {s.name: s.dequantize(_together([p[s.name] for p in parts])) for s in source.outputs}
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from ..artifact import Array, Artifact, TensorSpec
-from ..engine import Engine, describe, open_engine, run_failed, show_shape, to_input
+from ..engine import Engine, describe, open_engine, run_failed, show_shape
 from ..errors import DataError, UsageError
-from ..preprocess import Preprocessing
+from ..preprocess import IDENTITY, Preprocessing
 from .fast import fast_path
 
 FLOAT32 = np.dtype(np.float32)
@@ -36,8 +36,8 @@ class Net:
     """An open artifact; safe to use from several threads, which take turns.
 
     What goes in is raw: what was declared as preprocessing (resize, scale, mean, std, layout) is done here, then the
-    quantization that the file wants. An array in a quantized input's own integer dtype is taken as quantized already,
-    unless preprocessing is declared.
+    quantization that the file wants. The dtype decides nothing: integers are raw values too, unless the caller says
+    `quantized=True`.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -67,14 +67,15 @@ class Net:
         """Class names, or nothing."""
         return self.artifact.labels
 
-    def run(self, x: Any, /, *more: Any) -> Any:
+    def run(self, x: Any, /, *more: Any, quantized: bool = False) -> Any:
         """Run one sample or a batch: an array, one array for each input in order, or a mapping of names to arrays.
 
         A sample without its batch axis comes back without it. Returns an array, or a dict by name where the network
-        has several outputs: float32 where the file holds quantized values. Raises DataError, TargetError.
+        has several outputs: float32 where the file holds quantized values. `quantized`: the inputs are what the file
+        itself takes, in its own dtypes, already preprocessed and quantized. Raises DataError, TargetError.
         """
         fast = self._fast
-        if fast is not None and x.__class__ is np.ndarray and x.dtype is FLOAT32:
+        if fast is not None and not quantized and x.__class__ is np.ndarray and x.dtype is FLOAT32:
             try:
                 if x.shape == self._shape:
                     return fast(x)
@@ -82,14 +83,14 @@ class Net:
                     return fast(x[None])[0]
             except self._engine.errors as error:
                 raise run_failed(self.artifact.path, error) from error
-        outputs = self.run_named(self._named((x, *more)))
+        outputs = self.run_named(self._named((x, *more)), quantized=quantized)
         return outputs if len(outputs) > 1 else next(iter(outputs.values()))
 
-    def run_named(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
+    def run_named(self, inputs: Mapping[str, Any], *, quantized: bool = False) -> dict[str, Array]:
         """`run` with a mapping in and a dict out, however many inputs and outputs there are."""
         self._check_names(inputs)
         arrays = {s.name: np.asarray(inputs[s.name]) for s in self.inputs}
-        ready = {s.name: self._ready(s, arrays[s.name]) for s in self.inputs}
+        ready = {s.name: self._ready(s, arrays[s.name], quantized) for s in self.inputs}
         single = [s.name for s in self.inputs if ready[s.name][1]]
         if single and len(single) < len(ready):
             shapes = ", ".join(f"{k} {show_shape(a.shape)}" for k, a in arrays.items())
@@ -161,17 +162,15 @@ class Net:
                 next="give one array for each of its inputs",
             )
 
-    def _ready(self, spec: TensorSpec, x: Array) -> tuple[Array, bool]:
+    def _ready(self, spec: TensorSpec, x: Array, quantized: bool) -> tuple[Array, bool]:
         """An input as the file takes it, and whether it came without a batch axis."""
         if x.dtype.kind not in "biuf":
             raise DataError(
                 f"input '{spec.name}' must be numbers, and was given {x.dtype.name}", next="give a numeric array"
             )
-        prepare = self._prepare[spec.name]
+        prepare = IDENTITY if quantized else self._prepare[spec.name]
         x, single = _batched(spec, prepare, x)
-        if prepare.is_identity:
-            return to_input(spec, x), single
-        return spec.quantize(prepare(x)), single
+        return (x if quantized else spec.quantize(prepare(x))), single
 
     def _best(self, values: Array, top: int) -> list[tuple[str, float]]:
         scores = values.ravel()

@@ -81,13 +81,33 @@ def test_results_are_not_overwritten_by_the_next_call() -> None:
     np.testing.assert_array_equal(first, kept)
 
 
-def test_integers_of_the_files_own_type_are_quantized_already() -> None:
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.int64, np.bool_])
+def test_integers_are_raw_values_whatever_the_files_own_type(dtype: Any) -> None:
+    x = np.array([[0, 1, 1, 0], [1, 1, 0, 1]], dtype)
+    with runtime.load(DATA / "dense_int8.tflite") as net:
+        np.testing.assert_array_equal(net.run(x), net.run(x.astype(np.float32)))
+        np.testing.assert_array_equal(net.run(x[:1]), net.run(x[:1].astype(np.float32)))
+
+
+def test_quantized_inputs_are_announced() -> None:
     path = DATA / "dense_int8.tflite"
     (spec,) = describe(path).inputs
+    q = spec.quantize(FEATURES)
     with runtime.load(path) as net:
-        np.testing.assert_array_equal(net.run(spec.quantize(FEATURES)), net.run(FEATURES))
-        other = (FEATURES * 100).astype(np.uint8)  # not int8: real values, far outside the range
-        np.testing.assert_array_equal(net.run(other), net.run(other.astype(np.float32)))
+        np.testing.assert_array_equal(net.run(q, quantized=True), net.run(FEATURES))
+        np.testing.assert_array_equal(net.run(q[0], quantized=True), net.run(FEATURES[0]))
+        for x in (FEATURES, FEATURES[:1], q.astype(np.uint8)):
+            with pytest.raises(DataError, match="takes int8, and was given"):
+                net.run(x, quantized=True)
+
+
+def test_quantized_inputs_are_not_preprocessed(tmp_path: Path) -> None:
+    declared = Preprocessing(scale=1 / 255)
+    path = made(tmp_path, "tiny_int8", preprocessing={"image": declared.to_json()})
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), np.uint8)
+    with runtime.load(path) as net:
+        (spec,) = net.inputs
+        np.testing.assert_array_equal(net.run(spec.quantize(declared(images)), quantized=True), net.run(images))
 
 
 def test_several_inputs_and_outputs() -> None:
