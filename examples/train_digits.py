@@ -1,6 +1,6 @@
 """Train the small model that `make demo` compresses: scikit-learn's bundled digits, the last 600 held out.
 
-python examples/train_digits.py [OUT.keras]
+python examples/train_digits.py [OUT.keras [EPOCHS]]
 """
 
 import sys
@@ -28,15 +28,15 @@ def build() -> keras.Model:
     return keras.Model(image, layers.Dense(10, activation="softmax", name="digit")(x), name="digits")
 
 
-def main(out: str = "examples/digits.keras") -> None:
+def main(out: str = "examples/digits.keras", epochs: str = "60") -> None:
     """Train and save."""
     keras.utils.set_random_seed(0)
     digits = load_digits()
     x, y = digits.images[..., None].astype("float32"), digits.target
     model = build()
-    rate = keras.optimizers.schedules.CosineDecay(3e-3, 60 * 19)
+    rate = keras.optimizers.schedules.CosineDecay(3e-3, int(epochs) * 19)
     model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", metrics=["accuracy"])
-    model.fit(x[:TRAIN], y[:TRAIN], batch_size=64, epochs=60, verbose=0)
+    model.fit(x[:TRAIN], y[:TRAIN], batch_size=64, epochs=int(epochs), verbose=0)
     print(f"held-out accuracy {model.evaluate(x[TRAIN:], y[TRAIN:], verbose=0)[1]:.4f}")
     model.compile()  # without the optimizer's state the file is a third
     keras.saving.save_model(model, out)
