@@ -13,13 +13,19 @@ from .model import GRAPH_FORMATS, sniff
 from .options import everything
 from .recipe import step
 from .registry import find, names
-from .worker import Worker
+from .worker import Worker, default_memory_bytes
 
 
-def inspect_model(path: Path, *, allow_unsafe: bool = False, timeout_s: float = 900.0) -> dict[str, Any]:
-    """Layers, totals, inputs, outputs and what each target says, read in a child process. Raises EdgedlError."""
+def inspect_model(
+    path: Path, *, allow_unsafe: bool = False, timeout_s: float = 900.0, memory_bytes: int | None = None
+) -> dict[str, Any]:
+    """Layers, totals, inputs, outputs and what each target says, read in a child process.
+
+    `timeout_s`, `memory_bytes`: limits of that process; no memory given: three quarters of the machine's.
+    Raises EdgedlError.
+    """
     kind = sniff(path)
-    with Worker(timeout_s) as worker:
+    with Worker(timeout_s, memory_bytes or default_memory_bytes()) as worker:
         if kind in GRAPH_FORMATS:
             found = worker.call("edgedl.inspection:graph_file", path=str(path), format=kind)
         else:

@@ -7,11 +7,14 @@ from typing import Any
 
 import click
 
-from ..benching import bench_artifacts
-from ..recipe import assemble
+from ..benching import bench_artifacts, check_settings
+from ..errors import UsageError
+from ..recipe import Recipe, assemble, step
 from ..report import bench_table
 from . import options
 from .display import Display
+
+MIN_SECONDS, MAX_SECONDS = 1.0, 10.0  # measuring time of one artifact on one target
 
 
 @click.command("bench")
@@ -20,11 +23,9 @@ from .display import Display
 @options.data
 @options.settings
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of the interpreter [1].")
+@click.option("--min-seconds", type=click.FloatRange(min=0), help="Least measuring time [1, or --max-seconds if less].")
 @click.option(
-    "--min-seconds", type=click.FloatRange(min=0), default=1.0, show_default=True, help="Least measuring time."
-)
-@click.option(
-    "--max-seconds", type=click.FloatRange(min=0.1), default=10.0, show_default=True, help="Most measuring time."
+    "--max-seconds", type=click.FloatRange(min=0.1), help="Most measuring time [10, or --min-seconds if more]."
 )
 @click.option("--samples", is_flag=True, help="With --json: every raw latency as well.")
 @options.as_json
@@ -34,8 +35,8 @@ def command(
     data: str | None,
     settings: tuple[tuple[str, Any], ...],
     threads: int | None,
-    min_seconds: float,
-    max_seconds: float,
+    min_seconds: float | None,
+    max_seconds: float | None,
     samples: bool,
     as_json: bool,
 ) -> None:
@@ -47,18 +48,17 @@ def command(
     edgedl bench model.tflite
     edgedl bench a.tflite b.tflite c.onnx --target cpu --threads 2 --data d.npz --json
     """
-    if threads is not None:
-        settings = (*settings, ("cpu.threads", threads))
-    recipe = assemble(
-        str(artifacts[0]), data={"source": data} if data else {}, targets=targets or ("cpu",), settings=settings
-    )
+    if samples and not as_json:
+        raise UsageError("--samples are in the JSON only", next="add --json, or leave --samples out")
+    least, most = _seconds(min_seconds, max_seconds)
+    recipe = _recipe(artifacts, targets or ("cpu",), data, settings, threads)
     display = Display(quiet=as_json)
     try:
         found = bench_artifacts(
             artifacts,
             recipe,
-            min_seconds=min_seconds,
-            max_seconds=max_seconds,
+            min_seconds=least,
+            max_seconds=most,
             listener=display,
         )
     finally:
@@ -67,3 +67,31 @@ def command(
         options.print_json([m.to_json(samples=samples) for m in found])
     else:
         click.echo(bench_table([m.to_json(samples=True) for m in found]))
+
+
+def _seconds(least: float | None, most: float | None) -> tuple[float, float]:
+    """Measuring times; one that is not given gives way to the other. Raises UsageError where they contradict."""
+    if least is not None and most is not None and most < least:
+        raise UsageError(
+            f"--max-seconds {most:g} is below --min-seconds {least:g}", next="raise the one or lower the other"
+        )
+    if most is None:
+        most = max(MAX_SECONDS, least or 0)
+    return min(MIN_SECONDS, most) if least is None else least, most
+
+
+def _recipe(
+    artifacts: tuple[Path, ...],
+    targets: tuple[str, ...],
+    data: str | None,
+    settings: tuple[tuple[str, Any], ...],
+    threads: int | None,
+) -> Recipe:
+    """What is to be measured on what. Raises UsageError for what would have no effect."""
+    check_settings(settings, targets)
+    if threads is not None:
+        threaded = [name for name in targets if hasattr(step("target", name).options, "threads")]
+        if not threaded:
+            raise UsageError(f"--threads has no say in measuring {', '.join(targets)}", next="leave it out")
+        settings = (*settings, *((f"{name}.threads", threads) for name in threaded))
+    return assemble(str(artifacts[0]), data={"source": data} if data else {}, targets=targets, settings=settings)
