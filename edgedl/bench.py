@@ -78,6 +78,7 @@ def measure(
     target_options: Mapping[str, Any] | None = None,
     *,
     data_folder: Path | Sequence[Path] | None = None,
+    score: bool = True,
     min_seconds: float = 1.0,
     max_seconds: float = 10.0,
     progress: Progress | None = None,
@@ -87,7 +88,7 @@ def measure(
     """Measure artifacts on a registered target, several of them in turns (A B, B A, A B ...), each in fresh memory.
 
     `data_folder`: what `Dataset.save` wrote, for all artifacts or for each its own; its validation samples are the inputs,
-    by name, else by position, and the metric is evaluated on them. `min_seconds`, `max_seconds`: measuring time for each
+    by name, else by position, and with `score` the metric is evaluated on them. `min_seconds`, `max_seconds`: measuring time for each
     artifact; in between, it ends when the median is known to half a percent. `timeout_s`: most that a job in a child
     process may take, besides the time for measuring; `memory_bytes`: its limit of memory, not set: three quarters of the
     machine's. Raises ModelError, DataError, TargetError, UsageError, WorkerError.
@@ -111,13 +112,15 @@ def measure(
         )
         worker.timeout_s = timeout_s
         scores = [
-            worker.call("edgedl.measuring:evaluate_in_child", path=path, data=folder, **common) if folder else NO_SCORES
+            worker.call("edgedl.measuring:evaluate_in_child", path=path, data=folder, **common)
+            if folder and score
+            else NO_SCORES
             for path, folder in zip(names, data or [""] * len(names), strict=True)
         ]
     footprints = []
-    for name, found in zip(names, timed, strict=True):
+    for name, found, folder in zip(names, timed, data or [""] * len(names), strict=True):
         with Worker(timeout_s, memory) as fresh:
-            job = {"path": name, "artifact": found["artifact"], **common}
+            job = {"path": name, "artifact": found["artifact"], "data": folder or None, **common}
             footprints.append(fresh.call("edgedl.measuring:footprint_in_child", **job))
     session = os.urandom(8).hex()
     rows = zip(paths, timed, scores, footprints, strict=True)

@@ -72,8 +72,7 @@ class _Runner:
     def __init__(self, session: Session, artifact: Artifact, dataset: Dataset | None) -> None:
         self.session, self.artifact = session, artifact
         session.load(artifact)
-        found = [] if dataset is None else _dataset_inputs(dataset, artifact)
-        self.inputs = found or [_generated_input(artifact.inputs)]
+        self.inputs = real_inputs(dataset, artifact)
         self.turn = 0
         self.samples: list[int] = []
         self.blocks: list[int] = []
@@ -150,7 +149,7 @@ def _take_turns(runners: Sequence[_Runner], min_seconds: float, max_seconds: flo
 
 
 def footprint_in_child(
-    path: str, artifact: Mapping[str, Any], target: str, options: Mapping[str, Any]
+    path: str, artifact: Mapping[str, Any], target: str, options: Mapping[str, Any], data: str | None = None
 ) -> dict[str, Any]:
     """Load time (median of five, the file cached) and the peak of memory that loading and running it adds, in a fresh process.
 
@@ -159,7 +158,7 @@ def footprint_in_child(
     found = artifact_from(Path(path), artifact)
     opened: Target = build(find("target", target), options, target)
     preload(found.format)
-    inputs = _generated_input(found.inputs)
+    inputs = real_inputs(None if data is None else Dataset.restore(Path(data)), found)[0]
     load_once(opened, found, inputs)
     with suppress(OSError, AttributeError):
         gc.collect()
@@ -251,6 +250,12 @@ def artifact_from(path: Path, data: Mapping[str, Any]) -> Artifact:
     inputs, outputs = (tuple(map(spec_from_json, data[k])) for k in ("inputs", "outputs"))
     files = {path.name if k == data["file"] else k: v for k, v in data["files"].items()}
     return Artifact(path, data["format"], inputs, outputs, files, data["metadata"])
+
+
+def real_inputs(dataset: Dataset | None, artifact: Artifact) -> list[dict[str, Array]]:
+    """Inputs from the data, else made up."""
+    found = [] if dataset is None else _dataset_inputs(dataset, artifact)
+    return found or [_generated_input(artifact.inputs)]
 
 
 def _dataset_inputs(dataset: Dataset, artifact: Artifact) -> list[dict[str, Array]]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from . import __version__, bench
 from .artifact import Artifact, sidecar, write_atomic
 from .environment import environment
-from .errors import LimitError, OutputError, TargetError, from_json
+from .errors import EdgedlError, LimitError, OutputError, from_json
 from .model import STATIC, sniff
 from .options import everything
 from .recipe import Recipe
@@ -45,13 +45,17 @@ def measured(
                 artifacts,
                 target.name,
                 everything(target.options),
+                data_folder=job.data.folder,
+                score=False,
                 min_seconds=seconds / 3,
                 max_seconds=seconds,
                 progress=job.listener.progress,
+                timeout_s=job.light.timeout_s,
+                memory_bytes=job.light.memory_bytes,
             )
-        except TargetError as error:
+        except EdgedlError as error:
             job.failures.append({"step": f"bench {target.name}", **error.to_json()})
-            job.warn(error.message)
+            job.warn(f"not measured on {target.name}: {error.message}")
             continue
         took = time.perf_counter() - start
         job.steps.append({"name": f"bench {target.name}", "seconds": round(took, 3), "reused": False, "notes": []})

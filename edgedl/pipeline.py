@@ -18,7 +18,7 @@ from .outcome import Exported, assemble_document, deliver, measured
 from .recipe import Recipe, Step, assemble, step
 from .report import clean
 from .steps import ALLOW_UNSAFE
-from .store import Done, Store, digest, fingerprint, open_store
+from .store import Done, Store, companions, digest, fingerprint, open_store
 from .worker import GIB, Worker, default_memory_bytes
 
 FOLDER, FINAL = "\0folder", "\0final"  # stand for a step's own folder, while it works and when it is done
@@ -100,11 +100,13 @@ class Run:
     def prepare(self) -> None:
         """Load the model and the data, and run the original on the data."""
         path = Path(self.recipe.model)
+        kind = sniff(path)
+        weights = companions(path) if kind == "onnx" else []
         self.model = self.step(
             self.heavy,
             "load",
             "load_model",
-            [sniff(path), digest(path), self.allow_unsafe],
+            [kind, digest(path), [digest(p) for p in weights], self.allow_unsafe],
             path=str(path),
             folder=FOLDER,
             final=FINAL,

@@ -155,6 +155,13 @@ def digest(path: Path) -> str:
     return hashed.hexdigest()
 
 
+def companions(path: Path) -> list[Path]:
+    """The files beside an .onnx whose names stand in it: it may keep weights there."""
+    content = path.read_bytes()
+    beside = (p for p in path.parent.iterdir() if p != path and p.is_file())
+    return sorted(p for p in beside if p.name.encode() in content)
+
+
 def fingerprint(source: str) -> list[Any]:
     """What tells whether a data source changed: names, sizes and times of its files; the text where it is no path.
 
