@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -27,6 +28,16 @@ class Percent(click.ParamType[float]):
             self.fail(f"'{value}' is not a percentage; write 1% or 0.01", param, ctx)
         if not 0 <= number <= 1:
             self.fail(f"'{value}' is outside 0..100%; write 1% or 0.01", param, ctx)
+        return number
+
+
+class Seconds(click.FloatRange):
+    """A number of seconds that is a number."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"'{value}' is no number of seconds", param, ctx)
         return number
 
 
@@ -99,7 +110,7 @@ settings = click.option(
 targets = click.option(
     "--target", "-t", "targets", type=Names(), default=(), help="Targets to measure on (see `edgedl targets`) [cpu]."
 )
-timeout = click.option("--timeout", type=click.FloatRange(min=1), help="Seconds one conversion may take [900].")
+timeout = click.option("--timeout", type=Seconds(min=1), help="Seconds one conversion may take [900].")
 
 
 def tables(
