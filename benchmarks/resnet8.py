@@ -6,6 +6,7 @@ EDGEDL_ASSETS=... python benchmarks/resnet8.py
 from __future__ import annotations
 
 import contextlib
+import io
 import tempfile
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def main() -> None:
             model, "--data", f"{folder}/test.npz", "--calibration", f"{folder}/calibration.npz", "--quantize", "int8",
             "--format", "tflite,onnx", "--set", "limits.bench_seconds=0", out=folder / "out",
         )  # fmt: skip
-        with contextlib.redirect_stdout(None):  # the export prints its endpoints
+        with contextlib.redirect_stdout(io.StringIO()):  # the export prints its endpoints
             tflite, onnx = peers(model, images, folder)
         x, y = test["x"].astype(np.float32), test["y"]
         print(f"float Keras {report['original']['metrics']['accuracy']:.3f} on {len(y)} images")

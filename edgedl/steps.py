@@ -80,6 +80,9 @@ def load_data(
     if whole and not wanted.calibration:
         wanted = replace(wanted, calibration=wanted.source)
     dataset = _bounded(datasets.load(wanted, *specs, seed=seed), specs[1])
+    if whole and datasets.SAME_DATA in dataset.notes:
+        rest = tuple(n for n in dataset.notes if n != datasets.SAME_DATA)
+        dataset = replace(dataset, notes=(*rest, "every sample is scored, also those that calibration has seen"))
     dataset.save(Path(folder))
     return {
         "source": dataset.source,

@@ -1,7 +1,7 @@
 """Data: calibration, validation and training samples that fit a model, with their declared preprocessing."""
 
 from .dataset import Dataset, Split
-from .loading import load
+from .loading import SAME_DATA, load
 from .options import DataOptions
 
-__all__ = ["DataOptions", "Dataset", "Split", "load"]
+__all__ = ["SAME_DATA", "DataOptions", "Dataset", "Split", "load"]

@@ -23,6 +23,8 @@ from .sources import read
 
 SHARE = 5  # at most one in so many samples of a source that also has to validate goes to calibration
 
+SAME_DATA = "calibration and validation are the same data: the result may look better than it is"
+
 
 def load(
     options: DataOptions, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], *, seed: int = 0
@@ -194,7 +196,7 @@ def _cut(parts: dict[str, Split], options: DataOptions, seed: int) -> tuple[Spli
         if "calibration" not in parts:
             order = order[: options.calibration_samples]
         same = options.source in (options.calibration, options.train)
-        note = "calibration and validation are the same data: the result may look better than it is"
+        note = SAME_DATA
         return separate.take(order), source, (note,) if same else ()
     if len(source) < 2:
         return source, source, ("there is one sample, which both calibrates and validates",)
