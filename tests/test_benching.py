@@ -80,8 +80,8 @@ def test_each_artifact_has_its_own_preprocessing_and_names(
     assert len(found[mine].blocks) == len(found[INT8].blocks)
     assert [m.to_json()["samples"] for m in found.values()] == [150, 150]
     assert "data: 150 samples, which all count in the metric" in told.texts
-    assert any("calibration and validation are the same" in text for text in told.texts)
-    assert any("calibration and validation are the same" in note for note in found[mine].to_json()["notes"])
+    assert any("also those that calibration has seen" in text for text in told.texts)
+    assert any("also those that calibration has seen" in note for note in found[mine].to_json()["notes"])
 
 
 def test_the_data_is_read_once_for_all_that_take_the_same(labelled: tuple[Path, Any, Any], tmp_path: Path) -> None:
