@@ -217,6 +217,8 @@ def verify(path: str, data: str, reference: str) -> dict[str, Any]:
 def _remedy(scheme: str) -> str:
     if scheme in ("float32", "unknown"):
         return "try the other format with --format; please report the model"
+    if scheme == "int4-weight-only":
+        return "four bits are too few for this model: try --quantize int8-weight-only"
     return "try --calibration-method mse, --quantize int16x8 or --quantize fp16, and check that the data is scaled as in training"
 
 

