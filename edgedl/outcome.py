@@ -221,7 +221,7 @@ def check_limits(document: Mapping[str, Any]) -> None:
     if failing:
         worst = max(failing, key=lambda a: math.inf if a["drop"] is None else float(a["drop"]))
         tried = {attempt["scheme"] for attempt in worst["attempts"]}
-        others = " or ".join(s for s in ("int16x8", "fp16") if s not in tried)
+        others = " or ".join(s for s in ("dynamic", "fp16") if s not in tried)
         raise LimitError(
             f"{worst['name']} {outside(worst['drop'], document['limits']['max_drop'])}",
             next=f"look at the layers in the report; try {f'--quantize {others}, ' if others else ''}more calibration data, or a larger --max-drop",

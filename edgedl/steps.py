@@ -219,7 +219,7 @@ def _remedy(scheme: str) -> str:
         return "try the other format with --format; please report the model"
     if scheme == "int4-weight-only":
         return "four bits are too few for this model: try --quantize int8-weight-only"
-    return "try --calibration-method mse, --quantize int16x8 or --quantize fp16, and check that the data is scaled as in training"
+    return "try --calibration-method mse, --quantize dynamic or --quantize fp16, and check that the data is scaled as in training"
 
 
 def _refuse_custom_ops(artifact: Artifact) -> None:

@@ -53,10 +53,10 @@ def test_float32_changes_nothing() -> None:
 @pytest.mark.parametrize("lost", [None, math.inf])
 def test_a_drop_that_cannot_be_told_is_outside(lost: float | None) -> None:
     assert "cannot be held" in outside(lost, 0.01)
-    entry = {"name": "m", "within_limits": False, "drop": lost, "attempts": [{"scheme": "int16x8"}]}
+    entry = {"name": "m", "within_limits": False, "drop": lost, "attempts": [{"scheme": "dynamic"}]}
     with pytest.raises(LimitError, match="cannot be held") as caught:
         check_limits({"artifacts": [entry], "limits": {"max_drop": 0.01}, "failures": []})
-    assert "int16x8" not in caught.value.next
+    assert "dynamic" not in caught.value.next
     assert "fp16" in caught.value.next
 
 

@@ -14,7 +14,8 @@ from ..report import render_terminal
 from . import options
 from .display import Display
 
-FALLBACK = ("int16x8", "fp16")
+# int16x8 comes last: neither interpreter has fast kernels for it on a CPU (benchmarks/schemes.py: 30 x float)
+FALLBACK = ("dynamic", "int8-weight-only", "fp16", "int16x8")
 
 
 @click.command("compress")

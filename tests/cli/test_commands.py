@@ -71,7 +71,7 @@ def test_dry_run_is_the_whole_recipe_and_does_nothing(
 
 def test_quantize_is_tried_finer_only_when_it_was_not_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     run(["compress", DIGITS, "--max-drop", "1%", "--dry-run"])
-    assert tomllib.loads(capsys.readouterr().out)["limits"]["fallback"] == ["int16x8", "fp16"]
+    assert tomllib.loads(capsys.readouterr().out)["limits"]["fallback"][:2] == ["dynamic", "int8-weight-only"]
     run(["compress", DIGITS, "--max-drop", "1%", "--quantize", "int8", "--dry-run"])
     assert tomllib.loads(capsys.readouterr().out)["limits"]["fallback"] == []
 
