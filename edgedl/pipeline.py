@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from .artifact import Artifact
-from .errors import ConversionError, EdgedlError, MissingDependencyError, UsageError
+from .errors import ConversionError, EdgedlError, MissingDependencyError, ModelError, TargetError, UsageError
 from .model import GRAPH_FORMATS, sniff
 from .options import everything
 from .outcome import Exported, assemble_document, deliver, measured
@@ -22,6 +22,9 @@ from .store import Done, Store, companions, digest, fingerprint, open_store
 from .worker import GIB, Worker, default_memory_bytes
 
 FOLDER, FINAL = "\0folder", "\0final"  # stand for a step's own folder, while it works and when it is done
+
+
+FAILURES = (ConversionError, ModelError, TargetError)  # of one format or scheme: the others go on
 
 
 class Listener(Protocol):
@@ -202,7 +205,7 @@ class Run:
         for stages in candidates(self.recipe, self.warn):
             try:
                 tried.append(self.converted(self.staged(stages), export, stages, base.artifact))
-            except ConversionError as error:
+            except FAILURES as error:
                 failed = error
                 attempts.append({"scheme": scheme_of(stages), "error": error.to_json()})
                 continue
@@ -356,7 +359,7 @@ def exported(job: Run) -> list[Exported]:
     for export in job.recipe.exports:
         try:
             pairs.append(job.export(export))
-        except (ConversionError, MissingDependencyError) as caught:
+        except (*FAILURES, MissingDependencyError) as caught:
             error = caught
             job.failures.append({"step": f"export {export.name}", **caught.to_json()})
             job.warn(f"{export.name} failed: {caught.message}")

@@ -186,6 +186,13 @@ def test_output_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert (tmp_path / "mine/old.tflite").read_text() == "precious"
 
 
+def test_convert_into_a_folder_leaves_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "digits_float32.tflite").write_text("precious")
+    assert run(["convert", str(DIGITS), "-o", f"{tmp_path}/"]) == 9
+    assert "exists" in capsys.readouterr().err
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"digits_float32.tflite": "precious"}
+
+
 def test_a_full_disk(tmp_path: Path) -> None:
     """A file system of 200 kB, in a mount namespace of its own."""
     disk = tmp_path / "disk"
