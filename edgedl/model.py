@@ -46,6 +46,19 @@ class QuantizationPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """What a model file does not say and its user has to."""
+
+    inputs: Mapping[str, str] = field(default_factory=dict)  # NAME -> shape of an input: "1x3x224x224", "?x128:int64"
+    start: tuple[str, ...] = ()  # tensors to begin at; what comes before them is cut off
+    end: tuple[str, ...] = ()  # tensors to end at
+    module: str = ""  # module:callable that builds the network of a file with nothing but weights
+    weights: str = ""  # the file of weights, where it is not beside the model under the same name
+    form: Literal["auto", "keras"] = "auto"  # auto: .tflite and .onnx stay what they are where nothing restructures them
+    allow_unsafe: bool = False  # let the file run Python code that it carries
+
+
+@dataclass(frozen=True, slots=True)
 class GraphFile:
     """A network that stays in its own format (.tflite, .onnx): quantized and benched without a training framework."""
 
@@ -67,6 +80,9 @@ class Model:
     plan: QuantizationPlan | None = None
     history: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()  # what the user should know about how it was loaded
+    layouts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # by input or output name, where the original
+    # had its axes in another order: here = original.transpose(layouts[name])
+    proof: tuple[Mapping[str, Any], ...] = ()  # one entry for each output held to the original; see converters/_proof.py
 
     @property
     def is_keras(self) -> bool:
