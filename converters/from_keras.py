@@ -8,7 +8,7 @@ from typing import Any
 
 from ..artifact import TensorSpec
 from ..errors import MissingDependencyError, ModelError
-from ..model import Model
+from ..model import LoadOptions, Model
 from ._frameworks import keras, tensorflow, tf_keras
 from ._keras_config import CONTAINERS, CUSTOM, Entry, cannot_load, check_graphs, refuse_code, refuse_unknown
 from ._keras_files import AGAIN, FAILURES, read_h5_config, read_keras_zip, reason, with_suffix
@@ -18,16 +18,16 @@ from ._rebuild_layers import OTHER_PROGRAMS, explain, hard_sigmoid
 HALF = ("float16", "bfloat16", "float64")
 
 
-def load_keras(path: Path, *, allow_unsafe: bool = False) -> Model:
+def load_keras(path: Path, options: LoadOptions) -> Model:
     """A `.keras` file, of Keras 3 or of tf_keras. Raises ModelError, UnsafeModelError, MissingDependencyError."""
     config, version = read_keras_zip(path)
-    return _load(path, config, version, ".keras", allow_unsafe)
+    return _load(path, config, version, ".keras", options.allow_unsafe)
 
 
-def load_h5(path: Path, *, allow_unsafe: bool = False) -> Model:
+def load_h5(path: Path, options: LoadOptions) -> Model:
     """An `.h5` file of Keras 3, 2 or 1. Raises ModelError, UnsafeModelError, MissingDependencyError."""
     config, version = read_h5_config(path)
-    return _load(path, config, version, ".h5", allow_unsafe)
+    return _load(path, config, version, ".h5", options.allow_unsafe)
 
 
 def _load(path: Path, config: Any, version: str, suffix: str, allow_unsafe: bool) -> Model:

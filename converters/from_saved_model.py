@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError, UnsafeModelError
-from ..model import Model
+from ..model import LoadOptions, Model
 from ._frameworks import tensorflow, tf_keras
 from ._keras_config import check_graphs, refuse_code, refuse_unknown
 from ._keras_files import AGAIN, MAX_BYTES, parse_json, reason
@@ -25,7 +25,7 @@ OTHER_WAYS = (
 )
 
 
-def load_saved_model(path: Path, *, allow_unsafe: bool = False) -> Model:
+def load_saved_model(path: Path, options: LoadOptions) -> Model:
     """A SavedModel with the configs of its Keras layers. Raises ModelError, UnsafeModelError, MissingDependencyError."""
     proto = _read(path)
     metadata = list(_keras_objects(path, proto))
@@ -33,8 +33,8 @@ def load_saved_model(path: Path, *, allow_unsafe: bool = False) -> Model:
         raise _without_keras(path, proto)
     configs = [config for _, config in metadata]
     try:
-        refuse_code(path, configs, allow_unsafe=allow_unsafe)
-        refuse_unknown(path, configs, lambda e: explain(e, allow_unsafe=allow_unsafe))
+        refuse_code(path, configs, allow_unsafe=options.allow_unsafe)
+        refuse_unknown(path, configs, lambda e: explain(e, allow_unsafe=options.allow_unsafe))
         check_graphs(path, configs)
     except RecursionError as error:
         raise ModelError(f"{path} is damaged: its config is nested too deeply", next=AGAIN) from error

@@ -8,7 +8,7 @@ import re
 import shutil
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,7 +54,7 @@ class LoadOptions:
     end: tuple[str, ...] = ()  # tensors to end at
     module: str = ""  # module:callable that builds the network of a file with nothing but weights
     weights: str = ""  # the file of weights, where it is not beside the model under the same name
-    form: Literal["auto", "keras"] = "auto"  # auto: .tflite and .onnx stay what they are where nothing restructures them
+    form: Literal["auto", "keras"] = "auto"  # auto: .tflite and .onnx stay what they are, for the direct way
     allow_unsafe: bool = False  # let the file run Python code that it carries
 
 
@@ -82,7 +82,7 @@ class Model:
     notes: tuple[str, ...] = ()  # what the user should know about how it was loaded
     layouts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # by input or output name, where the original
     # had its axes in another order: here = original.transpose(layouts[name])
-    proof: tuple[Mapping[str, Any], ...] = ()  # one entry for each output held to the original; see converters/_proof.py
+    proof: tuple[Mapping[str, Any], ...] = ()  # one entry for each output that was held to the original's
 
     @property
     def is_keras(self) -> bool:
@@ -120,7 +120,7 @@ class Model:
         data = json.loads((folder / "model.json").read_text())
         path = folder / data["file"]
         if path.suffix == ".keras":
-            net = find("importer", "keras")(path, allow_unsafe=allow_unsafe).net
+            net = find("importer", "keras")(path, LoadOptions(allow_unsafe=allow_unsafe)).net
         else:
             net = GraphFile(path, path.suffix[1:])
         plan = None if data["plan"] is None else QuantizationPlan(**data["plan"])
@@ -190,21 +190,35 @@ def _sniff_zip(path: Path) -> str:
     )
 
 
-def load(path: Path | str, *, allow_unsafe: bool = False) -> Model:
-    """Read a trained model: Keras files become a Keras 3 functional model, .tflite and .onnx stay what they are.
+def load(path: Path | str, options: LoadOptions | None = None, **more: Any) -> Model:
+    """Read a trained model: .tflite and .onnx stay what they are, every other form becomes a Keras 3 functional model.
 
-    `allow_unsafe` lets a model run Python code it carries (Lambda layers).
-    Raises ModelError (what, where, why), UnsafeModelError, MissingDependencyError.
+    `more` are fields of LoadOptions, which win over `options`:
+
+        edgedl.load("model.onnx", form="keras", inputs={"x": "1x3x224x224"})
+
+    Raises ModelError (what, where, why), UnsafeModelError, MissingDependencyError, UsageError.
     """
-    path = Path(path)
+    path, options = Path(path), _with(options or LoadOptions(), more)
     kind = sniff(path)
     if kind in entries("importer"):
-        model: Model = find("importer", kind)(path, allow_unsafe=allow_unsafe)
+        model: Model = find("importer", kind)(path, options)
         return model
     from .engine import describe
 
     found = describe(path)
     return Model(GraphFile(path, kind), found.inputs, found.outputs, history=(f"loaded {path.name}",))
+
+
+def _with(options: LoadOptions, more: Mapping[str, Any]) -> LoadOptions:
+    """The options with some replaced. Raises UsageError for a name that is none."""
+    known = [f.name for f in fields(LoadOptions)]
+    for name in more:
+        if name not in known:
+            raise UsageError(
+                f"load has no option '{name}'{did_you_mean(name, known)}", next=f"its options are {', '.join(known)}"
+            )
+    return replace(options, **more)
 
 
 def already_quantized(model: Model) -> UsageError:

@@ -10,8 +10,8 @@ from .. import _onnx
 from .._source import Source
 
 
-def load_onnx(path: Path, *, allow_unsafe: bool = False) -> Model:
-    """A Model that holds an .onnx file. No such file carries code, so `allow_unsafe` changes nothing.
+def load_onnx(path: Path, options: LoadOptions) -> Model:
+    """A Model that holds an .onnx file. No such file carries code, so `options.allow_unsafe` changes nothing.
 
     Raises ModelError, TargetError (an operator ONNX Runtime lacks), UnsafeModelError (weights outside of the model's
     folder), MissingDependencyError.
