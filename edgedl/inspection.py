@@ -9,10 +9,11 @@ from typing import Any
 
 from .engine import describe
 from .errors import EdgedlError, ModelError, TargetError
-from .model import GRAPH_FORMATS, sniff
+from .model import GRAPH_FORMATS
 from .options import everything
 from .recipe import step
 from .registry import find, names
+from .sniffing import sniff
 from .worker import Worker, default_memory_bytes
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import shutil
 import zipfile
 from collections.abc import Mapping
@@ -12,9 +10,11 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from .artifact import TensorSpec, spec_from_json
+from .artifact import MAX_METADATA, MEMBER, TensorSpec, spec_from_json
 from .errors import ModelError, UsageError
+from .layouts import plain, read_layouts
 from .registry import did_you_mean, entries, find
+from .sniffing import sniff
 
 Scheme = Literal["float32", "fp16", "dynamic", "int8", "int16x8", "int8-weight-only", "int4-weight-only"]
 SCHEMES: tuple[Scheme, ...] = ("float32", "fp16", "dynamic", "int8", "int16x8", "int8-weight-only", "int4-weight-only")
@@ -111,6 +111,8 @@ class Model:
             "plan": None if self.plan is None else asdict(self.plan),
             "history": list(self.history),
             "notes": list(self.notes),
+            "layouts": plain(self.layouts),
+            "proof": [dict(entry) for entry in self.proof],
         }
         (folder / "model.json").write_text(json.dumps(data, indent=1))
 
@@ -125,69 +127,62 @@ class Model:
             net = GraphFile(path, path.suffix[1:])
         plan = None if data["plan"] is None else QuantizationPlan(**data["plan"])
         inputs, outputs = (tuple(map(spec_from_json, data[k])) for k in ("inputs", "outputs"))
-        return cls(net, inputs, outputs, plan, tuple(data["history"]), tuple(data["notes"]))
+        layouts = read_layouts(data["layouts"], {s.name: len(s.shape) for s in (*inputs, *outputs)})
+        history, notes, proof = (tuple(data[k]) for k in ("history", "notes", "proof"))
+        return cls(net, inputs, outputs, plan, history, notes, layouts, proof)
+
+
+def save_keras(model: Model, path: Path) -> None:
+    """Write a Keras model as a `.keras` file that keeps what Keras has no place for: original names, layouts, proof."""
+    require_keras(model, "a .keras file").save(path)
+    data = {
+        "edgedl_model": 1,
+        "inputs": [s.name for s in model.inputs],
+        "outputs": [s.name for s in model.outputs],
+        "layouts": plain(model.layouts),
+        "history": list(model.history),
+        "notes": list(model.notes),
+        "ranges": {} if model.plan is None else {k: list(r) for k, r in model.plan.ranges.items()},
+        "proof": [dict(entry) for entry in model.proof],
+    }
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as file:
+        file.writestr(MEMBER, json.dumps(data))
+
+
+def _as_imported(model: Model, path: Path) -> Model:
+    """The model of a `.keras` file with what `save_keras` put into it. Raises ModelError where that is damaged."""
+    with zipfile.ZipFile(path) as file:
+        if MEMBER not in file.namelist() or file.getinfo(MEMBER).file_size > MAX_METADATA:
+            return model
+        try:
+            data = json.loads(file.read(MEMBER))
+            groups = [[str(name) for name in data[k]] for k in ("inputs", "outputs")]
+            history, notes = (tuple(str(line) for line in data[k]) for k in ("history", "notes"))
+            named = [
+                tuple(replace(s, name=name) for s, name in zip(specs, names, strict=True))
+                for specs, names in zip((model.inputs, model.outputs), groups, strict=True)
+            ]
+            layouts = read_layouts(data["layouts"], {s.name: len(s.shape) for group in named for s in group})
+            proof = tuple(dict(entry) for entry in data["proof"])
+            ranges = {str(k): (float(low), float(high)) for k, (low, high) in data["ranges"].items()}
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ModelError(
+                f"what {path.name} says of the model it was imported from is damaged ({error})",
+                next="import the original again",
+            ) from error
+    return replace(
+        model,
+        inputs=named[0],
+        outputs=named[1],
+        plan=QuantizationPlan(ranges=ranges) if ranges else model.plan,
+        history=(*history, *model.history),
+        notes=(*notes, *model.notes),
+        layouts=layouts,
+        proof=proof,
+    )
 
 
 GRAPH_FORMATS = ("tflite", "onnx")  # formats that have a direct way
-
-
-def sniff(path: Path) -> str:
-    """The format of a model file or folder, from its content rather than its name (but .onnx, which has no signature).
-
-    Returns "keras", "h5", "saved_model", "tflite" or "onnx". Raises ModelError, which says what the file is instead.
-    """
-    if path.is_dir():
-        if (path / "saved_model.pb").is_file():
-            return "saved_model"
-        raise ModelError(
-            f"the folder {path} is not a SavedModel: it has no saved_model.pb",
-            next="pass the folder that holds saved_model.pb, or a model file",
-        )
-    if not path.exists():
-        near = did_you_mean(path.name, [p.name for p in path.parent.glob("*")]) if path.parent.is_dir() else ""
-        raise ModelError(f"there is no file {path}{near}", next="check the path")
-    size = path.stat().st_size
-    if size == 0:
-        raise ModelError(f"{path} is empty (0 bytes)", next="copy or download the model again")
-    if not os.access(path, os.R_OK):
-        raise ModelError(f"{path} cannot be read: permission denied", next=f"chmod +r {path.name}")
-    with path.open("rb") as file:
-        head = file.read(16)
-    if head.startswith(b"\x89HDF\r\n\x1a\n"):
-        return "h5"
-    if head[4:8] == b"TFL3":
-        return "tflite"
-    if head.startswith(b"PK") and zipfile.is_zipfile(path):
-        return _sniff_zip(path)
-    if path.suffix == ".onnx" and head[:1] in (b"\x08", b"\x12", b"\x1a", b"\x22", b"\x2a", b"\x3a", b"\x42"):
-        return "onnx"
-    if path.suffix == ".keras":
-        raise ModelError(
-            f"{path} is not a .keras file: it is damaged or only partly copied ({size:,} bytes)",
-            next="copy or download the model again",
-        )
-    if re.match(rb"\x08[\x03-\x20][\x12\x1a\x22\x3a\x42]", head):  # ir_version, then another field of ModelProto
-        raise ModelError(
-            f"{path} looks like an ONNX model, which edgedl knows by its name only",
-            next=f"if it is one, rename it to {path.stem}.onnx",
-        )
-    raise ModelError(
-        f"{path} is not a model that edgedl reads (it begins with {head[:8]!r})",
-        next="pass a .keras, .h5, .tflite or .onnx file, or a SavedModel folder",
-    )
-
-
-def _sniff_zip(path: Path) -> str:
-    try:
-        with zipfile.ZipFile(path) as file:
-            if "config.json" in file.namelist():
-                return "keras"
-    except (zipfile.BadZipFile, OSError) as error:
-        raise ModelError(f"{path} is a damaged zip ({error})", next="copy or download the model again") from error
-    raise ModelError(
-        f"{path} is a zip, but not a .keras file: it has no config.json",
-        next="pass a .keras, .h5, .tflite or .onnx file, or a SavedModel folder",
-    )
 
 
 def load(path: Path | str, options: LoadOptions | None = None, **more: Any) -> Model:
@@ -203,7 +198,7 @@ def load(path: Path | str, options: LoadOptions | None = None, **more: Any) -> M
     kind = sniff(path)
     if kind in entries("importer"):
         model: Model = find("importer", kind)(path, options)
-        return model
+        return _as_imported(model, path) if kind == "keras" else model
     from .engine import describe
 
     found = describe(path)

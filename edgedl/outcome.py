@@ -15,11 +15,12 @@ from . import __version__, bench
 from .artifact import Artifact, sidecar, write_atomic
 from .environment import environment
 from .errors import EdgedlError, LimitError, OutputError, from_json
-from .model import STATIC, sniff
+from .model import STATIC
 from .options import everything
 from .recipe import Recipe
 from .registry import names
 from .report import write_html, write_json
+from .sniffing import sniff
 from .store import digest, writing
 
 if TYPE_CHECKING:

@@ -12,11 +12,12 @@ from typing import Any, Protocol
 
 from .artifact import Artifact
 from .errors import ConversionError, EdgedlError, MissingDependencyError, ModelError, TargetError, UsageError
-from .model import GRAPH_FORMATS, sniff
+from .model import GRAPH_FORMATS
 from .options import everything
 from .outcome import Exported, assemble_document, deliver, measured
 from .recipe import Recipe, Step, assemble, step
 from .report import clean
+from .sniffing import sniff
 from .steps import ALLOW_UNSAFE
 from .store import Done, Store, companions, digest, fingerprint, open_store
 from .worker import GIB, Worker, default_memory_bytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -9,11 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from edgedl.artifact import TensorSpec
 from edgedl.engine import describe, predict
 from edgedl.errors import ModelError, UnsafeModelError, UsageError
-from edgedl.model import GraphFile, Model, QuantizationPlan, load, require_keras, sniff
+from edgedl.model import GraphFile, Model, QuantizationPlan, load, require_keras, save_keras
+from edgedl.sniffing import sniff
 
 WEIGHTS = np.arange(12, dtype=np.float32).reshape(4, 3) / 7
 
@@ -59,9 +63,9 @@ def test_the_content_says_which_format_it_is(tmp_path: Path) -> None:
     [
         ("m.keras", b"", "is empty", "again"),
         ("m.keras", b"not a zip at all", r"is not a \.keras file: .* \(16 bytes\)", "again"),
-        ("m.pt", b"\x80\x02}q\0", "is not a model that edgedl reads", r"\.onnx file"),
-        ("m.onnx", b"<html>", "is not a model that edgedl reads", r"\.onnx file"),
-        ("m.bin", b"\x08", "is not a model that edgedl reads", r"\.onnx file"),
+        ("m.pt", b"\x80\x02}q\0", "is not a model that edgedl reads", r"\.onnx"),
+        ("m.onnx", b"<html>", "is not a model that edgedl reads", r"\.onnx"),
+        ("m.bin", b"\x08", "is not a model that edgedl reads", r"\.onnx"),
         ("m.pb", b"\x08\x01\x12\x04abcd", "is not a model that edgedl reads", "SavedModel folder"),
     ],
 )
@@ -85,11 +89,63 @@ def test_a_missing_file_a_folder_and_another_zip(tmp_path: Path) -> None:
         load(zipped(tmp_path / "m.keras", "other.txt"))
 
 
-def test_an_onnx_under_another_name_is_to_be_renamed(tmp_path: Path) -> None:
+def test_an_onnx_is_known_under_any_name(tmp_path: Path) -> None:
     path = linear(tmp_path, name="linear.model")
-    with pytest.raises(ModelError, match="looks like an ONNX model") as caught:
-        load(path)
-    assert "linear.onnx" in str(caught.value.next)
+    assert sniff(path) == "onnx"
+    np.testing.assert_allclose(computed(load(path).net.path), WEIGHTS, rtol=1e-6)
+
+
+SIGNATURES = {
+    "legacy.bin": (b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80", "torch"),
+    "w.safetensors": ((2).to_bytes(8, "little") + b"{}" + bytes(8), "torch"),
+    "det1-0001.params": (b"\x12\x01\0\0\0\0\0\0" + bytes(8), "mxnet"),
+    "det1-symbol.json": (b'{\n  "nodes": [', "mxnet"),
+    "net.prototxt": (b'name: "LeNet"\nlayer {', "caffe"),
+    "params.msgpack": (b"\x81\xa1a\x01", "jax"),
+    "model.ckpt.meta": (b"\x0a\x02", "checkpoint"),
+    "model.ckpt.index": (bytes(20), "checkpoint"),
+    "net.caffemodel": (b"\x0a\x05LeNet\xa2\x06\x06\x0a\x04data", "caffe"),
+    "frozen.pb": (b"\x0a\x0c\x0a\x01x\x12\x07Softmax\x22\x02\x08\x17", "graphdef"),
+}
+
+
+@pytest.mark.parametrize("name", list(SIGNATURES))
+def test_the_forms_of_other_frameworks(name: str, tmp_path: Path) -> None:
+    content, kind = SIGNATURES[name]
+    (tmp_path / name).write_bytes(content)
+    assert sniff(tmp_path / name) == kind
+
+
+@pytest.mark.parametrize(
+    ("member", "kind"),
+    [("archive/data.pkl", "torch"), ("net/archive_format", "torch"), ("w.npy", "jax"), ("config.json", "keras")],
+)
+def test_what_kind_of_zip_it_is(member: str, kind: str, tmp_path: Path) -> None:
+    assert sniff(zipped(tmp_path / "m.bin", member)) == kind
+
+
+def test_a_checkpoint_by_its_folder_and_by_its_prefix(tmp_path: Path) -> None:
+    (tmp_path / "model.ckpt.index").write_bytes(bytes(8))
+    assert sniff(tmp_path / "model.ckpt") == "checkpoint"
+    (tmp_path / "checkpoint").write_text("")
+    assert sniff(tmp_path) == "checkpoint"
+
+
+def test_the_file_inside_a_saved_model_names_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "saved_model.pb").write_bytes(b"\x08\x01\x12\0")
+    with pytest.raises(ModelError, match="is a part of a SavedModel") as caught:
+        sniff(tmp_path / "saved_model.pb")
+    assert str(tmp_path) in caught.value.next
+
+
+@given(
+    head=st.binary(max_size=64), name=st.sampled_from(["a.onnx", "a.pb", "a.pt", "a.json", "a.msgpack", "a", "a.npz"])
+)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_bytes_are_a_format_or_one_error(head: bytes, name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(head)
+    with contextlib.suppress(ModelError):
+        assert sniff(tmp_path / name)
 
 
 def test_a_graph_file_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -143,7 +199,30 @@ def test_a_keras_model_comes_back_as_it_was(zoo: Any, tmp_path: Path) -> None:
     outputs = tuple(
         TensorSpec(n, tuple(t.shape), "float32") for n, t in zip(net.output_names, net.outputs, strict=True)
     )
-    Model(net, inputs, outputs, QuantizationPlan(), ("trained",)).save(tmp_path)
+    layouts = {inputs[0].name: (0, 2, 3, 1)}
+    proof = ({"output": outputs[0].name, "max_relative": 1e-6},)
+    model = Model(net, inputs, outputs, QuantizationPlan(), ("trained",), layouts=layouts, proof=proof)
+    model.save(tmp_path)
     back = Model.restore(tmp_path)
+    assert (back.layouts, back.proof) == (layouts, proof)
     assert (back.inputs, back.outputs, back.plan, back.history) == (inputs, outputs, QuantizationPlan(), ("trained",))
     np.testing.assert_array_equal(back.net.predict(x[:8], verbose=0), net.predict(x[:8], verbose=0))
+
+
+def test_a_keras_file_keeps_the_original_s_names_and_layouts(zoo: Any, tmp_path: Path) -> None:
+    net, _, _ = zoo("cnn")
+    inputs = tuple(TensorSpec("serving/x:0", tuple(t.shape), "float32") for t in net.inputs)
+    outputs = tuple(TensorSpec("a/b:0", tuple(t.shape), "float32") for t in net.outputs)
+    proof = ({"output": "a/b:0", "against": "onnxruntime", "inputs": 4, "max_relative": 1e-7, "mean_relative": 0.0},)
+    plan = QuantizationPlan(ranges={"conv": (-1.0, 2.0)})
+    model = Model(net, inputs, outputs, plan, ("loaded a.onnx",), layouts={"serving/x:0": (0, 2, 3, 1)}, proof=proof)
+    save_keras(model, tmp_path / "m.keras")
+    back = load(tmp_path / "m.keras")
+    assert (back.inputs, back.outputs, back.plan, back.layouts, back.proof) == (
+        inputs, outputs, plan, model.layouts, proof
+    )  # fmt: skip
+    assert back.history[0] == "loaded a.onnx"
+    with zipfile.ZipFile(tmp_path / "m.keras", "a") as file, pytest.warns(UserWarning, match="Duplicate name"):
+        file.writestr("edgedl.json", '{"edgedl_model": 1}')
+    with pytest.raises(ModelError, match="two files of the same name"):
+        load(tmp_path / "m.keras")

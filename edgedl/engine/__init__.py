@@ -12,6 +12,7 @@ from ..errors import ModelError
 from .base import Engine, Shape, one_sentence, run_failed, show_shape
 from .litert import TfliteEngine, describe_tflite, litert
 from .ort import OnnxEngine, describe_onnx, onnx_errors, onnxruntime
+from .protobuf import kind_of
 
 __all__ = [
     "Engine", "OnnxEngine", "Shape", "TfliteEngine", "describe", "format_of", "one_sentence", "onnx_errors",
@@ -30,7 +31,7 @@ def format_of(path: Path) -> str:
         return "tflite"
     if not head:
         raise ModelError(f"{path} is empty (0 bytes)", next="copy or convert the model again")
-    if path.suffix == ".onnx":
+    if path.suffix == ".onnx" or kind_of(path) == "onnx":
         return "onnx"
     raise ModelError(
         f"{path} is neither a .tflite nor an .onnx file (it begins with {head!r})",
