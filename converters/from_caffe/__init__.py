@@ -1,0 +1,194 @@
+"""Caffe in: a prototxt and a caffemodel, read without Caffe, as an ONNX graph of standard operators."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...artifact import Array
+from ...errors import ModelError, UsageError
+from ...model import LoadOptions, Model
+from .._onnx_build import BATCH, Shape, Unsupported, parse_shape, unsupported
+from .._source import Runner, Source
+from ..from_onnx import from_source
+from .layers import LAYERS, REFUSED, CaffeGraph, FixedBatch, batch_norm_scale, fuses
+from .net import Layer, Net, build
+from .schema import read_text, read_weights
+
+TEXT, WEIGHTS = ".prototxt", ".caffemodel"
+NO_ORACLE = {"MVN", "LRN"}
+
+
+def load_caffe(path: Path, options: LoadOptions = LoadOptions()) -> Model:  # noqa: B008 (frozen)
+    """The Keras model of a Caffe network; `path` is its prototxt or its caffemodel.
+
+    Raises what `source` and `from_source` raise.
+    """
+    return from_source(source(path, options), path, options)
+
+
+def source(path: Path, options: LoadOptions) -> Source:
+    """A Caffe network as ONNX; inputs and outputs have the names and layout (NCHW) of its blobs.
+
+    The batch size is left open where no layer mixes the images of a batch and `options.inputs` does not fix it.
+    Raises ModelError (damaged files; every layer that cannot be imported, all at once), UsageError (an input that
+    `options.inputs` names does not exist, or needs a shape), MissingDependencyError.
+    """
+    prototxt, caffemodel = find_files(path, options.weights)
+    proto, notes = read_text(prototxt)
+    net = build(proto, read_weights(caffemodel), options.end)
+    graph, fixed = convert(net, shapes(net, options.inputs), prototxt.name)
+    if fixed:
+        notes.append("the batch size stays as declared: a layer mixes the images of a batch")
+    model = graph.model(net.outputs, f"imported from {prototxt.name} and {caffemodel.name}")
+    runner, name = reference(net, prototxt, caffemodel)
+    return Source(model, "Caffe", runner, name, notes=(*notes, *net.notes))
+
+
+def find_files(path: Path, weights: str = "") -> tuple[Path, Path]:
+    """The prototxt and the caffemodel, one of which is `path`: the other has the same stem or is alone in its folder.
+
+    Raises ModelError.
+    """
+    if not path.is_file():
+        raise ModelError(f"there is no file {path}", next="check the path")
+    if weights:
+        other = Path(weights)
+        if not other.is_file():
+            raise ModelError(f"there is no file {other}", next="check the path of the weights")
+        return (path, other) if path.suffix == TEXT or other.suffix == WEIGHTS else (other, path)
+    wanted = WEIGHTS if path.suffix == TEXT else TEXT
+    same = path.with_suffix(wanted)
+    found = [same] if same.is_file() else sorted(p for p in path.parent.iterdir() if p.suffix == wanted and p.is_file())
+    if len(found) != 1:
+        which = f"{len(found)} files there could be it" if found else "there is none"
+        raise ModelError(
+            f"{path.name} needs its {wanted} file beside it, and {which}",
+            next=f"call it {same.name}, or name it with the option `weights`",
+        )
+    return (path, found[0]) if path.suffix == TEXT else (found[0], path)
+
+
+def shapes(net: Net, given: Mapping[str, str]) -> dict[str, tuple[Shape, str]]:
+    """Shape and dtype of every input: as the user gave it, or as declared with an open batch. Raises UsageError."""
+    unknown = [name for name in given if name not in net.inputs]
+    if unknown:
+        raise UsageError(
+            f"the network has no input '{unknown[0]}'", next=f"its inputs are {', '.join(map(repr, net.inputs))}"
+        )
+    missing = [name for name, shape in net.inputs.items() if shape is None and name not in given]
+    if missing:
+        raise UsageError(
+            f"the prototxt does not say which shape the input '{missing[0]}' has",
+            next=f"give it with --input {missing[0]}=1x3x224x224",
+        )
+    found: dict[str, tuple[Shape, str]] = {}
+    for name, shape in net.inputs.items():
+        found[name] = parse_shape(name, given[name]) if name in given else ((BATCH, *(shape or ())[1:]), "float32")
+        loose = [d for d in found[name][0][1:] if not isinstance(d, int)]
+        if loose or found[name][1] != "float32":
+            raise UsageError(
+                f"the input '{name}' is {given[name]}, and Caffe layers need float32 and fixed sizes behind the batch",
+                next=f"give it like {name}=?x3x224x224",
+            )
+    return found
+
+
+def convert(net: Net, given: Mapping[str, tuple[Shape, str]], title: str) -> tuple[CaffeGraph, bool]:
+    """The graph, and whether its batch size had to be fixed. Raises ModelError."""
+    try:
+        return _convert(net, given, title), False
+    except FixedBatch:
+        fixed = {name: ((_batch(net, name), *shape[1:]), dtype) for name, (shape, dtype) in given.items()}
+        return _convert(net, fixed, title), True
+
+
+def _batch(net: Net, name: str) -> int:
+    return (net.inputs[name] or (1,))[0]
+
+
+def _convert(net: Net, given: Mapping[str, tuple[Shape, str]], title: str) -> CaffeGraph:
+    g = CaffeGraph(net.name, batch=max((_batch(net, name) for name in net.inputs), default=1))
+    for name, (shape, dtype) in given.items():
+        open_batch = shape[:1] and not isinstance(shape[0], int)
+        g.input(name, (BATCH, *shape[1:]) if open_batch else shape, dtype)
+    problems: dict[str, str] = {}
+    scales = _scales(net)
+    skipped = {id(scale) for scale in scales.values()}
+    for layer in net.layers:
+        if layer.type not in LAYERS:
+            problems[layer.label] = REFUSED.get(layer.type, "this layer type is not known")
+        elif id(layer) not in skipped and all(b in g.types for b in layer.bottoms):
+            try:
+                _build(g, layer, scales.get(layer.tops[0]) if layer.tops else None)
+            except Unsupported as error:
+                problems[layer.label] = str(error)
+    if problems:
+        raise unsupported(
+            title, problems, next="replace these layers in the prototxt, or end the model before them (option `end`)"
+        )
+    return g
+
+
+def _build(g: CaffeGraph, layer: Layer, scale: Layer | None) -> None:
+    if scale is not None and len(layer.bottoms) == 1:
+        batch_norm_scale(g, layer, scale, layer.bottoms[0])
+    else:
+        LAYERS[layer.type](g, layer, layer.bottoms)
+
+
+def _scales(net: Net) -> dict[str, Layer]:
+    """The Scale layers that become part of the BatchNorm before them, by the value that the BatchNorm makes."""
+    readers: dict[str, list[Layer]] = {}
+    for layer in net.layers:
+        for bottom in layer.bottoms:
+            readers.setdefault(bottom, []).append(layer)
+    found = {}
+    for layer in net.layers:
+        after = readers.get(layer.tops[0], []) if len(layer.tops) == 1 else []
+        if len(after) == 1 and layer.tops[0] not in net.outputs and fuses(layer, after[0]):
+            found[layer.tops[0]] = after[0]
+    return found
+
+
+def reference(net: Net, prototxt: Path, caffemodel: Path) -> tuple[Runner | None, str]:
+    """The network in OpenCV, and its version; None where OpenCV is missing, dropped Caffe (5.0), or cannot read it."""
+    try:
+        cv2: Any = importlib.import_module("cv2")
+    except ImportError:
+        return None, ""
+    if not hasattr(cv2.dnn, "readNetFromCaffe") or any(layer.type in NO_ORACLE for layer in net.layers):
+        return None, ""
+    try:
+        network = cv2.dnn.readNetFromCaffe(str(prototxt), str(caffemodel))
+    except cv2.error:
+        return None, ""
+    known = set(network.getLayerNames())
+    if not all(net.producers.get(name) in known for name in net.outputs):
+        return None, ""
+    return _Runner(network, net).run, f"OpenCV {cv2.__version__}"
+
+
+class _Runner:
+    """A network of cv2.dnn, called with arrays by name."""
+
+    def __init__(self, network: Any, net: Net) -> None:
+        self.network = network
+        self.layers = {net.producers[name] for name in net.outputs}
+        self.tops = {layer.name: layer.tops for layer in net.layers if layer.name in self.layers}
+        self.outputs: Sequence[str] = net.outputs
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Arrays by input name -> arrays by output name."""
+        for name, value in inputs.items():
+            self.network.setInput(np.ascontiguousarray(value, np.float32), name)
+        names = sorted(self.layers)
+        found = self.network.forwardAndRetrieve(names)
+        values = {
+            top: v for name, vs in zip(names, found, strict=True) for top, v in zip(self.tops[name], vs, strict=False)
+        }
+        return {name: np.asarray(values[name]) for name in self.outputs}
