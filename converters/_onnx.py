@@ -196,6 +196,11 @@ def foreign_ops(model: Any) -> list[str]:
     return sorted(f"{domain}::{op}" for domain, op in found)
 
 
+def transposes(model: Any) -> int:
+    """How many Transpose operators a model has, inner graphs included."""
+    return sum(node.op_type == "Transpose" for g in graphs(model.graph) for node in g.node)
+
+
 def is_quantized(model: Any) -> bool:
     """Whether any operator reads, makes or computes with quantized values (ONNX's own and com.microsoft's)."""
     return any(QUANTIZED.search(node.op_type) for g in graphs(model.graph) for node in g.node)

@@ -13,6 +13,7 @@ from typing import Any
 from .artifact import TensorSpec, spec_from_json
 from .bench import Measurement, measure
 from .errors import UsageError
+from .layouts import preprocessing_from_file, specs_from_file
 from .options import everything
 from .pipeline import Listener, Silent
 from .recipe import Recipe
@@ -100,15 +101,20 @@ def read_data(worker: Worker, artifacts: Sequence[Path], recipe: Recipe, root: P
 
 def _wanted(file: Mapping[str, Any], names: Sequence[str], recipe: Recipe) -> dict[str, Any]:
     """What to read for a file: the options with its own preprocessing, and its inputs and outputs, in plain JSON."""
-    inputs, outputs = ([_real(spec_from_json(s)) for s in file[key]] for key in ("inputs", "outputs"))
+    axes = {name: tuple(perm) for name, perm in file["layouts"].items()}
+    inputs, outputs = (
+        specs_from_file([_real(spec_from_json(s)) for s in file[key]], axes) for key in ("inputs", "outputs")
+    )
+    declared = preprocessing_from_file(file["preprocessing"], axes)
     call = {s.name: s.name for s in inputs}
     if len(names) == len(inputs) and call.keys() != set(names):
         call = dict(zip(call, names, strict=True))
-    options = recipe.data.or_preprocessing({call[k]: p for k, p in file["preprocessing"].items()})
+    options = recipe.data.or_preprocessing({call[k]: p for k, p in declared.items()})
     return {
         "options": everything(options),
         "inputs": [asdict(replace(s, name=call[s.name])) for s in inputs],
         "outputs": [asdict(s) for s in outputs],
+        "layouts": {call.get(name, name): list(perm) for name, perm in axes.items()},
     }
 
 

@@ -19,6 +19,7 @@ from .data import Dataset
 from .engine import describe, preload, show_shape
 from .environment import environment
 from .errors import DataError
+from .layouts import from_file, layouts_of, to_file
 from .options import build
 from .protocols import Session, Target
 from .registry import find
@@ -234,14 +235,18 @@ def evaluate_in_child(
 
 def _real_run(session: Session, artifact: Artifact, feed: Mapping[str, Array]) -> dict[str, Array]:
     outputs, _ = session.run(_quantized(artifact, feed))
-    return {s.name: s.dequantize(outputs[s.name]) for s in artifact.outputs}
+    real = {s.name: s.dequantize(outputs[s.name]) for s in artifact.outputs}
+    return from_file(real, layouts_of(artifact))
 
 
 def _quantized(artifact: Artifact, feed: Mapping[str, Array]) -> dict[str, Array]:
-    """Real values as the file takes them, by its own names: by name, else by position where there are as many inputs."""
+    """Real values of the trainable form as the file takes them: in its layout, by its own names, else by position where
+    there are as many inputs.
+    """
     specs = {s.name: s for s in artifact.inputs}
     if feed.keys() != specs.keys() and len(feed) == len(specs):
         feed = dict(zip(specs, feed.values(), strict=True))
+    feed = to_file(feed, layouts_of(artifact))
     return {k: specs[k].quantize(x) if k in specs else x for k, x in feed.items()}
 
 

@@ -16,13 +16,15 @@ import numpy as np
 
 from . import data as datasets
 from . import metrics, verification
-from .artifact import Array, Artifact, TensorSpec
+from .artifact import Array, Artifact, TensorSpec, spec_from_json
 from .data import DataOptions, Dataset, Split
 from .engine import describe, open_engine, predict
 from .errors import ConversionError, VerificationError
-from .model import Model, load
+from .layouts import from_file, layouts_of, plain, preprocessing_from_file, read_layouts, to_file
+from .model import GRAPH_FORMATS, Model, load
 from .options import build
 from .registry import find
+from .sniffing import sniff
 from .worker import progress
 
 PROBE = 16  # inputs on which every converted file is compared with the model before it
@@ -66,20 +68,32 @@ def load_model(path: str, folder: str, final: str, allow_unsafe: bool) -> dict[s
         "macs": sum(layer.macs for layer in layers),
         "inputs": [asdict(s) for s in model.inputs],
         "outputs": [asdict(s) for s in model.outputs],
-        "preprocessing": {} if model.is_keras else describe_file(path)["preprocessing"],
+        "preprocessing": _declared(Path(path), model),
         "notes": list(model.notes),
+        "layouts": plain(model.layouts),
+        "proof": [dict(entry) for entry in model.proof],
     }
 
 
 def load_data(
-    options: Mapping[str, Any], inputs: list[Any], outputs: list[Any], folder: str, seed: int, whole: bool = False
+    options: Mapping[str, Any],
+    inputs: list[Any],
+    outputs: list[Any],
+    folder: str,
+    seed: int,
+    whole: bool = False,
+    layouts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Read the data into `folder`; returns what it is. `whole`: all of it is validation, nothing is set aside."""
-    specs = [[TensorSpec(**{**s, "shape": tuple(s["shape"])}) for s in group] for group in (inputs, outputs)]
+    """Read the data into `folder`; returns what it is. `whole`: all of it is validation, nothing is set aside.
+
+    `layouts`: of the original file, where the axes of its inputs and outputs are not the model's.
+    """
+    specs = [[spec_from_json(s) for s in group] for group in (inputs, outputs)]
+    axes = read_layouts(layouts, {s.name: len(s.shape) for group in specs for s in group})
     wanted = build(DataOptions, options, "data")
     if whole and not wanted.calibration:
         wanted = replace(wanted, calibration=wanted.source)
-    dataset = _bounded(datasets.load(wanted, *specs, seed=seed), specs[1])
+    dataset = _bounded(datasets.load(wanted, *specs, seed=seed, layouts=axes), specs[1])
     if whole and datasets.SAME_DATA in dataset.notes:
         rest = tuple(n for n in dataset.notes if n != datasets.SAME_DATA)
         dataset = replace(dataset, notes=(*rest, "every sample is scored, also those that calibration has seen"))
@@ -110,13 +124,21 @@ def _bounded(dataset: Dataset, outputs: list[TensorSpec]) -> Dataset:
 
 
 def describe_file(path: str) -> dict[str, Any]:
-    """Inputs, outputs and declared preprocessing of a .tflite or .onnx."""
+    """Inputs, outputs, declared preprocessing and layouts of a .tflite or .onnx."""
     found = describe(Path(path))
     return {
         "inputs": [asdict(s) for s in found.inputs],
         "outputs": [asdict(s) for s in found.outputs],
         "preprocessing": dict(found.metadata.get("preprocessing", {})),
+        "layouts": plain(layouts_of(found)),
     }
+
+
+def _declared(path: Path, model: Model) -> dict[str, Any]:
+    """The preprocessing that a .tflite or .onnx declares, as the model takes it that was made from it."""
+    artifact = Artifact.load(path) if path.is_file() and sniff(path) in GRAPH_FORMATS else None
+    found = {} if artifact is None else dict(artifact.metadata.get("preprocessing", {}))
+    return preprocessing_from_file(found, model.layouts) if model.is_keras else found
 
 
 def apply_stage(
@@ -203,8 +225,10 @@ def verify(path: str, data: str, reference: str) -> dict[str, Any]:
     """Hold a converted file to the outputs in `reference`. Raises VerificationError when it is not the model."""
     artifact, dataset = describe(Path(path)), Dataset.restore(Path(data))
     _refuse_custom_ops(artifact)
-    expected = load_arrays(Path(reference) / "probe.npz")
-    checks = verification.verify(artifact, dataset.feed(dataset.calibration, 0, PROBE), expected)
+    layouts = layouts_of(artifact)
+    expected = to_file(load_arrays(Path(reference) / "probe.npz"), layouts)
+    feed = to_file(dataset.feed(dataset.calibration, 0, PROBE), layouts)
+    checks = verification.verify(artifact, feed, expected)
     bad = [c for c in checks if not c.ok]
     if bad:
         raise VerificationError(
@@ -234,11 +258,12 @@ def _refuse_custom_ops(artifact: Artifact) -> None:
 def evaluate(path: str, data: str, original: str, folder: str) -> dict[str, Any]:
     """Run the artifact on the validation data; returns metrics, agreement with the original and change per class."""
     artifact, dataset = describe(Path(path)), Dataset.restore(Path(data))
-    total = len(dataset.validation)
+    total, layouts = len(dataset.validation), layouts_of(artifact)
     parts = []
     with open_engine(artifact) as engine:
         for start in range(0, total, BATCH):
-            parts.append(predict(engine, dataset.feed(dataset.validation, start, min(start + BATCH, total))))
+            feed = to_file(dataset.feed(dataset.validation, start, min(start + BATCH, total)), layouts)
+            parts.append(from_file(predict(engine, feed), layouts))
             progress(min(start + BATCH, total), total, f"{artifact.path.name} on the validation data")
     outputs = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
     save_arrays(Path(folder) / "validation.npz", outputs)
@@ -284,7 +309,7 @@ def per_class(dataset: Dataset, before: Mapping[str, Array], after: Mapping[str,
 def layer_errors(path: str, float_path: str, data: str) -> list[dict[str, Any]]:
     """The error of every layer of a quantized file against the float file of the same format."""
     artifact, dataset = describe(Path(path)), Dataset.restore(Path(data))
-    probe = dataset.feed(dataset.calibration, 0, LAYER_PROBE)
+    probe = to_file(dataset.feed(dataset.calibration, 0, LAYER_PROBE), layouts_of(artifact))
     found = find("inspector", artifact.format)().compare(Path(float_path), Path(path), probe)
     return [asdict(e) for e in found]
 

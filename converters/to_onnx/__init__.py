@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from ...artifact import Artifact, TensorSpec, write_atomic
 from ...errors import ConversionError, UsageError
+from ...layouts import plain, preprocessing_in_file, specs_in_file
 from ...model import STATIC, Model, QuantizationPlan
 from .. import _onnx
 
@@ -28,6 +29,7 @@ class ToOnnx:
     """Write a model as one .onnx file for ONNX Runtime."""
 
     opset: int = 17  # of the standard operators; 17 is read by ONNX Runtime 1.12 and newer
+    keep_layout: bool = True  # inputs and outputs with the axes of the original, else those of the Keras model (NHWC)
 
     def __call__(self, model: Model, data: Dataset, out: Path, *, base: Path | None = None) -> Artifact:
         """Carry out `model.plan` (None: float32); see protocols.Converter. Raises ConversionError, UsageError, OutputError."""
@@ -35,9 +37,11 @@ class ToOnnx:
 
         self._check()
         plan = model.plan or FLOAT
-        proto = from_file(base) if base and model.is_keras else float_model(model, self.opset)
+        layouts = model.layouts if self.keep_layout and model.is_keras else {}
+        data = replace(data, layouts=layouts)
+        proto = from_file(base) if base and model.is_keras else float_model(model, self.opset, layouts)
         refuse_nan(proto, out.name)
-        inputs, outputs = _bound(proto, model)
+        inputs, outputs = (specs_in_file(specs, layouts) for specs in _bound(proto, model))
         direct = not model.is_keras and plan.scheme == "float32" and not plan.overrides
         left: list[dict[str, str]] = []
         if not direct or plan.io != "float32":
@@ -149,7 +153,7 @@ def _write(
     body = proto.SerializeToString(deterministic=True)
     _prove(body, data, inputs)
     write_atomic(out, body)
-    artifact = Artifact(out, "onnx", inputs, outputs, {}, _metadata(plan, data, left))
+    artifact = Artifact(out, "onnx", inputs, outputs, {}, _metadata(proto, plan, data, left))
     return artifact.save()
 
 
@@ -177,15 +181,19 @@ def _prove(body: bytes, data: Dataset, inputs: tuple[TensorSpec, ...]) -> None:
             )
 
 
-def _metadata(plan: QuantizationPlan, data: Dataset, left: list[dict[str, str]]) -> dict[str, Any]:
+def _metadata(proto: Any, plan: QuantizationPlan, data: Dataset, left: list[dict[str, str]]) -> dict[str, Any]:
+    declared = {name: p.to_json() for name, p in data.preprocessing.items()}
     found: dict[str, Any] = {
         "scheme": plan.scheme,
         "io": plan.io,
         "left_float": left,
         "versions": _versions(),
-        "preprocessing": {name: p.to_json() for name, p in data.preprocessing.items() if not p.is_identity},
+        "preprocessing": {name: p for name, p in preprocessing_in_file(declared, data.layouts).items() if p},
+        "transposes": _onnx.transposes(proto),
         "labels": list(data.labels),
     }
+    if data.layouts:
+        found["layouts"] = plain(data.layouts)
     if plan.overrides:
         found["overrides"] = dict(plan.overrides)
     if plan.scheme in STATIC or plan.is_static or plan.io != "float32":

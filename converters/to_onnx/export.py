@@ -15,8 +15,10 @@ import numpy as np
 
 from ...artifact import TensorSpec
 from ...errors import ConversionError, EdgedlError, MissingDependencyError, UsageError
+from ...layouts import Layouts, inverse, specs_in_file
 from ...model import GraphFile, Model, already_quantized
 from .. import _onnx
+from .flatten import fold_transposes
 from .graph import in_order, opset
 
 if TYPE_CHECKING:
@@ -26,14 +28,14 @@ NUMBER = re.compile(r"__\d+(?=$|:)")  # what tf2onnx adds to the names of what i
 LOWEST_OPSET = 13  # the first with per-channel DequantizeLinear
 
 
-def float_model(model: Model, version: int) -> Any:
-    """The float ModelProto of a model, with inputs and outputs named and ordered as in `model`.
+def float_model(model: Model, version: int, layouts: Layouts) -> Any:
+    """The float ModelProto of a model, with inputs and outputs named and ordered as in `model`, their axes by `layouts`.
 
     Raises ConversionError when it cannot be written in ONNX, UsageError for a file of another format, or
     one that is quantized already.
     """
     if not isinstance(model.net, GraphFile):
-        return _named(_from_keras(model, version), model)
+        return fold_transposes(_named(_from_keras(model, version, layouts), model))
     if model.net.format != "onnx":
         raise UsageError(
             f"{model.net.path.name} is a .{model.net.format} file, which cannot be written as .onnx",
@@ -103,7 +105,7 @@ def raised(proto: Any, version: int) -> Any:
 # --- Keras
 
 
-def _from_keras(model: Model, version: int) -> Any:
+def _from_keras(model: Model, version: int, layouts: Layouts) -> Any:
     from .._frameworks import keras, tensorflow
     from .layers import marked
 
@@ -116,11 +118,18 @@ def _from_keras(model: Model, version: int) -> Any:
             next="pip install 'edgedl[compress]'",
         ) from error
     importlib.import_module("tf2onnx").utils.INTERNAL_NAME = 1  # the same names in every run
-    signature = [tf.TensorSpec(t.shape, t.dtype, name=f"edgedl_input_{i}") for i, t in enumerate(model.net.inputs)]
+    shapes = [s.shape for s in specs_in_file(model.inputs, layouts)]
+    signature = [
+        tf.TensorSpec(shapes[i] if model.inputs[i].name in layouts else t.shape, t.dtype, name=f"edgedl_input_{i}")
+        for i, t in enumerate(model.net.inputs)
+    ]
+    befores, afters = ([layouts.get(s.name) for s in specs] for specs in (model.inputs, model.outputs))
 
-    def call(*inputs: Any) -> list[Any]:
-        found = k.tree.flatten(model.net(list(inputs) if len(inputs) > 1 else inputs[0], training=False))
-        return [tf.identity(t, name=f"edgedl_output_{i}") for i, t in enumerate(found)]
+    def call(*given: Any) -> list[Any]:
+        inputs = [x if p is None else tf.transpose(x, p) for x, p in zip(given, befores, strict=True)]
+        found = k.tree.flatten(model.net(inputs if len(inputs) > 1 else inputs[0], training=False))
+        outs = [x if p is None else tf.transpose(x, inverse(p)) for x, p in zip(found, afters, strict=True)]
+        return [tf.identity(t, name=f"edgedl_output_{i}") for i, t in enumerate(outs)]
 
     with _quiet(), marked(model.net, version) as marks:
         try:

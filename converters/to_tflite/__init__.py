@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 from ...artifact import Artifact, write_atomic
 from ...data import Dataset
 from ...errors import ConversionError, UsageError
+from ...layouts import Layouts, plain, preprocessing_in_file
 from ...model import Model, QuantizationPlan, already_quantized
 from .. import _tflite as fb
 from . import interface
@@ -29,10 +30,14 @@ FLOAT = QuantizationPlan(scheme="float32")
 class ToTflite:
     """Write a model as one .tflite file for LiteRT."""
 
+    keep_layout: bool = False  # inputs and outputs with the axes of the original (NCHW), else the Keras model's (NHWC)
+
     def __call__(self, model: Model, data: Dataset, out: Path, *, base: Path | None = None) -> Artifact:
         """Carry out `model.plan`; see protocols.Converter. Raises ConversionError, UsageError, DataError."""
         plan = model.plan or FLOAT
-        graph = _float(model, plan, base)
+        layouts = model.layouts if self.keep_layout and model.is_keras else {}
+        data = replace(data, layouts=layouts)
+        graph = _float(model, plan, base, layouts)
         before = fb.pack(graph)
         ranges: dict[str, interface.Range] = {}
         left: list[Left] = []
@@ -46,20 +51,25 @@ class ToTflite:
         content = fb.pack(graph)
         inputs, outputs = interface.describe(graph, names)
         write_atomic(out, content)
-        metadata = _metadata(model, data, plan, left)
+        metadata = _metadata(model, data, plan, left) | {"transposes": _transposes(graph)}
         notes = _notes(model, plan)
         metadata |= {"notes": notes} if notes else {}
         return Artifact(out, "tflite", inputs, outputs, metadata=metadata).save()
 
 
-def _float(model: Model, plan: QuantizationPlan, base: Path | None) -> Any:
+def _transposes(graph: Any) -> int:
+    """How many TRANSPOSE operators a file has, all its subgraphs together."""
+    return sum(fb.op_name(graph, op) == "TRANSPOSE" for part in graph.subgraphs for op in part.operators)
+
+
+def _float(model: Model, plan: QuantizationPlan, base: Path | None, layouts: Layouts) -> Any:
     """The float graph, its inputs and outputs in the model's order, its tensors' names unique."""
     if not model.is_keras:
         graph = _given(model)
     elif base and not (plan.is_static and has_rnn(model.net)):
         graph = fb.read(base)
     else:
-        graph = fb.parse(export(model, unroll=plan.is_static), "the converter's output")
+        graph = fb.parse(export(model, unroll=plan.is_static, layouts=layouts), "the converter's output")
         interface.order_by_signature(graph)
     unique_names(graph)
     interface.rename_signature(graph, *_names(model))
@@ -164,7 +174,9 @@ def _metadata(model: Model, data: Dataset, plan: QuantizationPlan, left: list[Le
         found["labels"] = list(data.labels)
     preprocessing = {name: p.to_json() for name, p in data.preprocessing.items() if name in known}
     if preprocessing:
-        found["preprocessing"] = preprocessing
+        found["preprocessing"] = preprocessing_in_file(preprocessing, data.layouts)
+    if data.layouts:
+        found["layouts"] = plain(data.layouts)
     return found
 
 

@@ -10,21 +10,24 @@ from typing import Any
 import numpy as np
 
 from ...errors import ConversionError
+from ...layouts import Layouts, inverse
 from ...model import Model
 from .._frameworks import keras, tensorflow
 
 SIGNATURE = "serving_default"
+Perm = tuple[int, ...] | None
 UNSUPPORTED = re.compile(  # (path of the operator, its name) in the converter's message
     r"""fused\["\w+:", "([^"@]+)[^"]*"\][^\n]*: 'tf\.(\w+)' op is neither a custom op nor a flex op"""
 )
 
 
-def export(model: Model, *, unroll: bool) -> bytes:
+def export(model: Model, *, unroll: bool, layouts: Layouts) -> bytes:
     """The float .tflite of a Keras model, by way of a SavedModel of our own making.
 
     `TFLiteConverter.from_concrete_functions` is not used: with Keras 3 it writes NaNs without an error.
     The batch size stays free, but for models with an RNN, which get batch 1 (TensorFlow Lite converts no RNN
-    otherwise); `unroll` replaces their loop by its steps, for static quantization.
+    otherwise); `unroll` replaces their loop by its steps, for static quantization. Inputs and outputs have the axes
+    that `layouts` says.
     Raises ConversionError with the converter's last meaningful line, and for an RNN that cannot be unrolled.
     """
     _refuse_broken_weights(model.net)
@@ -35,18 +38,25 @@ def export(model: Model, *, unroll: bool) -> bytes:
 
     with tempfile.TemporaryDirectory(prefix="edgedl-") as folder:
         try:
-            _save(tf, net, folder, batch=1 if recurrent else None)
+            perms = [[layouts.get(s.name) for s in specs] for specs in (model.inputs, model.outputs)]
+            _save(tf, net, folder, 1 if recurrent else None, *perms)
             return bytes(tf.lite.TFLiteConverter.from_saved_model(folder).convert())
         except (ConverterError, tf.errors.OpError, ValueError, TypeError, RuntimeError) as error:
             raise _failure(error) from error
 
 
-def _save(tf: Any, net: Any, folder: str, batch: int | None) -> None:
-    specs = [tf.TensorSpec((batch, *t.shape[1:]), t.dtype, name=f"i{i}") for i, t in enumerate(net.inputs)]
+def _save(tf: Any, net: Any, folder: str, batch: int | None, befores: list[Perm], afters: list[Perm]) -> None:
+    shapes = [(batch, *t.shape[1:]) for t in net.inputs]
+    specs = [
+        tf.TensorSpec(s if p is None else [s[axis] for axis in inverse(p)], t.dtype, name=f"i{i}")
+        for i, (t, s, p) in enumerate(zip(net.inputs, shapes, befores, strict=True))
+    ]
 
-    def serve(*inputs: Any) -> dict[str, Any]:
-        found = net(list(inputs) if len(inputs) > 1 else inputs[0], training=False)
-        return {f"o{i}": value for i, value in enumerate(keras().tree.flatten(found))}
+    def serve(*given: Any) -> dict[str, Any]:
+        inputs = [x if p is None else tf.transpose(x, p) for x, p in zip(given, befores, strict=True)]
+        found = keras().tree.flatten(net(inputs if len(inputs) > 1 else inputs[0], training=False))
+        outs = [x if p is None else tf.transpose(x, inverse(p)) for x, p in zip(found, afters, strict=True)]
+        return {f"o{i}": value for i, value in enumerate(outs)}
 
     holder = tf.Module()
     holder.serve = tf.function(serve, input_signature=specs, autograph=False)

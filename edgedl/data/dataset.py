@@ -12,6 +12,7 @@ import numpy as np
 
 from ..artifact import Array
 from ..errors import DataError
+from ..layouts import Layouts, to_file
 from ..preprocess import IDENTITY, Preprocessing
 
 FILE = "data.json"
@@ -47,14 +48,18 @@ class Dataset:
     generated: bool = False  # no data was given
     notes: tuple[str, ...] = ()  # what the user should know
     dtypes: Mapping[str, str] = field(default_factory=dict)  # what the model takes, by input name; else float32
+    layouts: Layouts = field(default_factory=dict)  # of the file that is fed, where its axes are not the model's
 
     def feed(self, split: Split, start: int = 0, stop: int | None = None) -> dict[str, Array]:
-        """Preprocessed samples `start:stop` of a split by input name: float32 `[n, ...]`, integers for integer inputs."""
+        """Preprocessed samples `start:stop` of a split by input name: float32 `[n, ...]`, integers for integer inputs.
+
+        Their axes are the trainable form's, or those of the file that `layouts` are of.
+        """
         out = {}
         for name, x in split.x.items():
             ready = self.preprocessing.get(name, IDENTITY)(np.asarray(x[start:stop]))
             out[name] = np.ascontiguousarray(ready, dtype=self.dtypes.get(name, "float32"))
-        return out
+        return to_file(out, self.layouts)
 
     def save(self, folder: Path) -> None:
         """Write `data.json` and one .npy file for each array into an existing folder; nothing is pickled."""

@@ -10,25 +10,30 @@ import numpy as np
 
 from ..artifact import Array, TensorSpec
 from ..errors import DataError
+from ..layouts import Layouts, inverse
 from ..metrics import REFERENCED
-from ..preprocess import Preprocessing
+from ..preprocess import IDENTITY, Preprocessing
 from .raw import Raw
 
 Shape = tuple[int | None, ...]
 Task = Literal["classes", "binary", "targets"]
 
 
-def fit_inputs(raw: Raw, inputs: Sequence[TensorSpec], preprocessing: dict[str, Preprocessing]) -> dict[str, Array]:
+def fit_inputs(
+    raw: Raw, inputs: Sequence[TensorSpec], preprocessing: dict[str, Preprocessing], layouts: Layouts
+) -> dict[str, Array]:
     """The raw arrays in the shapes that, preprocessed, the model takes; images given for an NCHW model get that layout.
 
-    Adds a missing channel axis, flattens or unflattens where the counts agree. `preprocessing` is updated.
+    Adds a missing channel axis, flattens or unflattens where the counts agree. `preprocessing` is updated. `layouts`:
+    of the original where its axes were others; arrays made for the original are taken too, and transposed.
     Raises DataError naming both shapes, the dtype, or the first value that is no number.
     """
     out = {}
     for spec in inputs:
         x = _numeric(raw.x[spec.name], f"{raw.name}: the input {spec.name}")
         prep = preprocessing[spec.name]
-        fitted = _reshape(x, _raw_shape(spec, prep))
+        fitted = _from_original(x, spec, prep, layouts)
+        fitted = _reshape(x, _raw_shape(spec, prep)) if fitted is None else fitted
         if fitted is None and prep.layout == "" and len(spec.shape) == 4:
             as_nchw = Preprocessing(prep.resize, prep.scale, prep.mean, prep.std, "NCHW")
             fitted = _reshape(x, _raw_shape(spec, as_nchw)) if x.ndim == 4 or spec.shape[1] == 1 else None
@@ -44,6 +49,24 @@ def fit_inputs(raw: Raw, inputs: Sequence[TensorSpec], preprocessing: dict[str, 
         out[spec.name] = _integers(fitted, spec, raw.name) if is_integer(spec) else _single(fitted)
     _same_length(out, raw)
     return out
+
+
+def _from_original(x: Array, spec: TensorSpec, prep: Preprocessing, layouts: Layouts) -> Array | None:
+    """Samples with the original's axes, or flat ones, as the trainable form has them; None for what is neither.
+
+    Samples that fit the trainable form as they are stay as they are.
+    """
+    perm = layouts.get(spec.name)
+    want = _raw_shape(spec, prep)
+    if perm is None or perm[0] != 0 or len(perm) != len(spec.shape) or _matches(x.shape[1:], want):
+        return None
+    before = tuple((None, *want)[axis] for axis in inverse(perm))[1:]
+    if not _matches(x.shape[1:], before):
+        sizes = [d for d in before if d is not None]
+        if x.ndim != 2 or len(sizes) < len(before) or math.prod(sizes) != x.shape[1]:
+            return None
+        x = x.reshape(len(x), *sizes)
+    return x.transpose(perm)
 
 
 def is_integer(spec: TensorSpec) -> bool:
@@ -162,14 +185,17 @@ def _same_length(x: dict[str, Array], raw: Raw) -> None:
         raise DataError(f"{raw.name} has {count} samples and {labels} labels", next="give one label for each sample")
 
 
-def fit_labels(raw: Raw, y: Array, output: TensorSpec, labels: tuple[str, ...]) -> tuple[Array, Task]:
+def fit_labels(raw: Raw, y: Array, output: TensorSpec, labels: tuple[str, ...], layouts: Layouts) -> tuple[Array, Task]:
     """Labels as the metrics take them, and the task: int64 classes `[n]` or per position, or float32 targets.
 
-    One-hot labels become classes, `[n, 1]` becomes `[n]`, class names become their numbers.
+    One-hot labels become classes, `[n, 1]` becomes `[n]`, class names become their numbers; targets with the axes of the
+    original's output (`layouts`) are transposed.
     Raises DataError for what fits neither the classes nor the shape of the output, and for labels outside the classes.
     """
     y = _named(y, labels, raw.name) if y.dtype.kind in "US" else _numeric(y, f"{raw.name}: the labels")
     _check_finite(y, f"{raw.name}: the labels")
+    moved = _from_original(y, output, IDENTITY, layouts) if y.ndim == len(output.shape) else None
+    y = y if moved is None else moved
     inner: Shape = tuple(d for d in output.shape[1:-1] if d != 1)
     classes = output.shape[-1] if len(output.shape) > 1 else 1
     positions = _reshape(y, inner)

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..artifact import TensorSpec
 from ..errors import DataError
+from ..layouts import Layouts
 from ..preprocess import IDENTITY, Preprocessing
 from ..registry import did_you_mean
 from .dataset import Dataset, Split
@@ -27,11 +28,19 @@ SAME_DATA = "calibration and validation are the same data: the result may look b
 
 
 def load(
-    options: DataOptions, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], *, seed: int = 0
+    options: DataOptions,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    *,
+    seed: int = 0,
+    layouts: Layouts | None = None,
 ) -> Dataset:
-    """The data of a model with these inputs and outputs, the same for the same seed. Raises DataError."""
+    """The data of a model with these inputs and outputs, the same for the same seed. Raises DataError.
+
+    `layouts`: of the original file where its axes were others; arrays made for it are transposed.
+    """
     options = replace(options, labels=read_labels(options.labels))
-    wanted = Wanted(options, inputs, outputs, seed)
+    wanted = Wanted(options, inputs, outputs, seed, layouts or {})
     _check_inputs(inputs)
     preprocessing = declared(options, inputs)
     if not options.source:
@@ -168,11 +177,11 @@ def _check_labels(labels: tuple[str, ...], output: TensorSpec, task: Task | None
 def _fit(
     raw: Raw, wanted: Wanted, preprocessing: dict[str, Preprocessing], labels: tuple[str, ...]
 ) -> tuple[Split, Task | None]:
-    x = fit_inputs(raw, wanted.inputs, preprocessing)
+    x = fit_inputs(raw, wanted.inputs, preprocessing, wanted.layouts)
     if raw.y is None:
         return _limited(Split(x), wanted), None
     try:
-        y, task = fit_labels(raw, raw.y, wanted.output, labels)
+        y, task = fit_labels(raw, raw.y, wanted.output, labels, wanted.layouts)
     except DataError:
         if not wanted.calibrating:
             raise

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from ..artifact import Array, TensorSpec
 from ..errors import DataError
+from ..layouts import Layouts
 from ..metrics import output_name
 from .options import DataOptions
 
@@ -22,6 +23,7 @@ class Wanted:
     inputs: Sequence[TensorSpec]
     outputs: Sequence[TensorSpec]
     seed: int = 0
+    layouts: Layouts = field(default_factory=dict)  # of the original, where its axes were others
     calibrating: bool = False  # labels only serve to choose a representative part, and need not be the model's
 
     @property
