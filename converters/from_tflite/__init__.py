@@ -1,0 +1,96 @@
+"""TFLite in: a .tflite file (float, half, dynamic-range, int8, uint8) as an ONNX graph of floats, with its ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...artifact import Array
+from ...errors import ModelError, UsageError
+from ...model import LoadOptions, Model
+from .. import _onnx, _tflite
+from .._onnx_build import parse_shape
+from .._source import Runner, Source
+from .graph import Graph, Sizes, is_quantized, source_graph
+
+
+def load_tflite(path: Path, options: LoadOptions | None = None) -> Model:
+    """The Keras model of a .tflite file. Raises ModelError, UsageError, VerificationError, MissingDependencyError."""
+    from ..from_onnx import from_source
+
+    options = options or LoadOptions()
+    return from_source(source(path, options), path, options)
+
+
+def source(path: Path, options: LoadOptions) -> Source:
+    """A .tflite file as ONNX: shapes and names as in the file, NHWC, everything quantized as float32.
+
+    `options.inputs` gives other shapes to inputs. A quantized file has its activations' ranges in `Source.ranges` and
+    no reference to hold it to: what it computes differs by its quantization noise. Raises ModelError (all operators
+    that are not known, at once), UsageError.
+    """
+    if options.start or options.end:
+        raise UsageError("--from and --to are for TensorFlow graphs, not for .tflite files", next="leave them out")
+    model = _tflite.read(path)
+    given = {n: parse_shape(n, spec)[0] for n, spec in options.inputs.items()}
+    names = {_tflite.text(model.subgraphs[0].tensors[i].name) for i in model.subgraphs[0].inputs if i >= 0}
+    if wrong := sorted(set(given) - names):
+        raise UsageError(f"{path.name} has no input '{wrong[0]}'", next=f"its inputs are {', '.join(sorted(names))}")
+    graph, outputs = source_graph(model, path.name, given)
+    proto = graph.emit.model(outputs)
+    quantized = any(is_quantized(t) for t in graph.graph.tensors)
+    notes = list(graph.notes)
+    runner = None
+    if quantized:
+        notes.insert(0, "it was quantized: its weights were dequantized, its activations are float, its inputs and "
+                        "outputs real numbers")  # fmt: skip
+    else:
+        runner = _litert(path, graph, outputs, given, notes)
+    _onnx.onnx().checker.check_model(proto)
+    return Source(proto, "TFLite", runner, _version() if runner else "", ranges=dict(graph.ranges), notes=tuple(notes))
+
+
+def _version() -> str:
+    from importlib import metadata
+
+    try:
+        return f"LiteRT {metadata.version('ai-edge-litert')}"
+    except metadata.PackageNotFoundError:
+        return "LiteRT"
+
+
+def _litert(
+    path: Path, graph: Graph, outputs: list[str], sizes: Mapping[str, Sizes], notes: list[str]
+) -> Runner | None:
+    """LiteRT on the file itself; None, and a note, where it refuses the file."""
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    def opened() -> Any:
+        kind = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        return Interpreter(model_path=str(path), experimental_op_resolver_type=kind)
+
+    try:
+        opened().allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+        notes.append(f"LiteRT does not open the file ({_onnx.last_line(error)}): ONNX Runtime is the reference")
+        return None
+
+    def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        interpreter = opened()
+        details = interpreter.get_input_details()
+        for detail, index in zip(details, graph.graph.inputs, strict=True):
+            interpreter.resize_tensor_input(detail["index"], inputs[graph.wish(index)].shape)
+        try:
+            interpreter.allocate_tensors()
+            for detail, index in zip(details, graph.graph.inputs, strict=True):
+                interpreter.set_tensor(detail["index"], inputs[graph.wish(index)])
+            interpreter.invoke()
+        except (ValueError, RuntimeError) as error:
+            raise ModelError(
+                f"LiteRT cannot run {path.name}: {_onnx.last_line(error)}", next="give input sizes with --input"
+            ) from error
+        found = interpreter.get_output_details()
+        return {n: interpreter.get_tensor(d["index"]) for n, d in zip(outputs, found, strict=True)}
+
+    return run
