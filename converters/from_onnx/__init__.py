@@ -2,23 +2,68 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
 from ...engine import describe
+from ...errors import ModelError, VerificationError
 from ...model import GraphFile, LoadOptions, Model
 from .. import _onnx
 from .._source import Source
 
 
-def load_onnx(path: Path, options: LoadOptions) -> Model:
-    """A Model that holds an .onnx file. No such file carries code, so `options.allow_unsafe` changes nothing.
+def load_onnx(path: Path, options: LoadOptions | None = None, *, allow_unsafe: bool = False) -> Model:
+    """A Model of an .onnx file: the file itself, or with `options.form = "keras"` a Keras model.
 
     Raises ModelError, TargetError (an operator ONNX Runtime lacks), UnsafeModelError (weights outside of the model's
-    folder), MissingDependencyError.
+    folder), VerificationError, MissingDependencyError.
     """
+    options = options or LoadOptions()
+    if options.form == "keras":
+        return from_source(source(path, options), path, options)
     content = _onnx.self_contained(path)
     found = describe(path)
     return Model(GraphFile(path, "onnx", content), found.inputs, found.outputs, history=(f"loaded {path.name}",))
+
+
+def source(path: Path, options: LoadOptions) -> Source:
+    """An .onnx file as a Source, cut to what `options` asks for."""
+    from .graph import cut
+
+    return Source(cut(_onnx.read(path), options), "ONNX")
+
+
+def rebuilt(source: Source, path: Path, options: LoadOptions) -> tuple[Any, Any]:
+    """(prepared graph, rebuilt model) of a Source; with a free batch where the file says 1 and that gives the same."""
+    from .build import build
+    from .graph import prepared
+    from .layout import NotFree
+
+    graph = prepared(source.proto, options, path.name)
+    name = "".join(c if c.isalnum() or c in "_-" else "_" for c in path.stem) or "model"
+    if graph.batch_of_one:
+        try:
+            imported = build(graph, freed=True, name=name)
+            if _agrees(source, imported, graph):
+                return graph, imported
+        except (NotFree, ModelError):
+            pass
+    try:
+        return graph, build(graph, freed=False, name=name)
+    except NotFree as error:
+        raise ModelError(
+            f"cannot rebuild {path.name}: it mixes the members of a batch with each other",
+            next="export it with a batch size of 1",
+        ) from error
+
+
+def _agrees(source: Source, imported: Any, graph: Any) -> bool:
+    from . import proof
+
+    inputs = proof.generated(graph, 2)
+    runner = next(iter(proof.references(source).values()))
+    return all(e["max_relative"] <= proof.BOUND for e in proof.held("", imported, runner, inputs))
 
 
 def from_source(source: Source, path: Path, options: LoadOptions) -> Model:
@@ -27,4 +72,23 @@ def from_source(source: Source, path: Path, options: LoadOptions) -> Model:
     Raises ModelError (every operator that is not known, all at once; a damaged graph), VerificationError (the rebuilt
     model computes something else; names the first node that differs).
     """
-    raise NotImplementedError
+    from . import proof
+
+    graph, imported = rebuilt(source, path, options)
+    inputs = proof.generated(graph, proof.SAMPLES)
+    entries = [e for name, run in proof.references(source).items() for e in proof.held(name, imported, run, inputs)]
+    worst = max(entries, key=lambda e: e["max_relative"], default=None)
+    if worst is not None and not worst["max_relative"] <= proof.BOUND:
+        gap = worst["max_relative"]
+        raise VerificationError(
+            f"{path.name} was rebuilt, but its output '{worst['output']}' differs from {worst['against']}'s"
+            f"{'' if math.isinf(gap) else f' by {gap:.1e} of its largest value'}",
+            next="please report the model",
+        )
+    return Model(
+        imported.net, imported.inputs, imported.outputs, history=(f"loaded {path.name} ({source.how}), rebuilt in Keras 3",),
+        notes=source.notes, layouts=dict(imported.layouts), proof=tuple(entries),
+    )  # fmt: skip
+
+
+__all__ = ["from_source", "load_onnx", "rebuilt", "source"]

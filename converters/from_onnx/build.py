@@ -1,0 +1,187 @@
+"""From an ONNX graph to a Keras 3 functional model: the walk over the nodes, and what is to be done with each kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ...artifact import Array, TensorSpec
+from ...errors import ModelError
+from .. import _onnx
+from .._frameworks import keras
+from .._layers import register
+from .builder import Builder
+from .fold import folded
+from .graph import Graph
+from .layout import Dims, Factor, NotFree, flat, new_dim, shape
+from .node import Node, Unsupported
+from .ops import table
+from .value import Value
+
+MAX_ERRORS = 40  # nodes named in one error
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """A rebuilt model: its network, what its inputs and outputs are, and where each ONNX value is in it."""
+
+    net: Any  # keras.Model, functional
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    layouts: Mapping[str, tuple[int, ...]]  # by name: keras = original.transpose(layout)
+    values: Mapping[str, Value]  # by ONNX name, as far as they are computed
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # by Keras layer
+
+
+def build(graph: Graph, *, freed: bool, name: str) -> Imported:
+    """The Keras model of a prepared graph; `freed`: with any batch size where the file says 1.
+
+    Raises ModelError with every node that cannot be built, NotFree where the file means a batch of exactly 1.
+    """
+    register()
+    inputs, values, layouts = _inputs(graph, freed)
+    if not inputs:
+        raise ModelError("the graph has no inputs: all of it is constant", next="export the model with its inputs")
+    builder = Builder(inputs[0], freed, {t.name for t in inputs})
+    values.update({k: Value.of_constant(v) for k, v in graph.constants.items()})
+    _walk(builder, graph, values)
+    outputs, out_layouts = _outputs(builder, graph, values)
+    net = keras().Model(inputs, outputs, name=name)
+    specs_in = tuple(TensorSpec(i.name, tuple(t.shape), t.dtype) for i, t in zip(graph.inputs, inputs, strict=True))
+    specs_out = tuple(TensorSpec(n, tuple(t.shape), t.dtype) for n, t in zip(graph.outputs, outputs, strict=True))
+    ranges = {_layer(v): v.range for v in values.values() if v.range is not None and v.tensor is not None}
+    computed = {k: v for k, v in values.items() if v.tensor is not None}
+    return Imported(net, specs_in, specs_out, {**layouts, **out_layouts}, computed, ranges)
+
+
+def _layer(value: Value) -> str:
+    return str(value.tensor._keras_history.operation.name)
+
+
+def _inputs(graph: Graph, freed: bool) -> tuple[list[Any], dict[str, Value], dict[str, tuple[int, ...]]]:
+    """Keras inputs: channels last where what reads them has channels."""
+    import re
+
+    tensors, values, layouts = [], {}, {}
+    batch = Factor(1, free=True)
+    for i, info in enumerate(graph.inputs):
+        dims: Dims = tuple(
+            (batch,) if d == 0 and (n is None or (freed and n == 1)) else new_dim(n) for d, n in enumerate(info.shape)
+        )
+        rank = len(dims)
+        last = info.channels_first and rank >= 3
+        order = (0, *range(2, rank), 1) if last else tuple(range(rank))
+        axes = tuple(dims[o] for o in order)
+        lengths = shape(axes)
+        label = re.sub(r"[^A-Za-z0-9_.\-]+", "_", info.name).strip("_") or f"input_{i}"
+        while label in {t.name for t in tensors}:
+            label += "_"
+        tensor = keras().Input(batch_shape=lengths, dtype=info.dtype, name=label)
+        tensors.append(tensor)
+        if order != tuple(range(rank)):
+            layouts[info.name] = order
+        values[info.name] = Value(dims, axes, tensor, None, tensor.dtype)
+    return tensors, values, layouts
+
+
+def _outputs(
+    builder: Builder, graph: Graph, values: Mapping[str, Value]
+) -> tuple[list[Any], dict[str, tuple[int, ...]]]:
+    """The output tensors, each in the layout that it lies in where that is a permutation, else as ONNX has it."""
+    tensors: list[Any] = []
+    layouts: dict[str, tuple[int, ...]] = {}
+    sources = {id(values[i.name].tensor) for i in graph.inputs}
+    for name in graph.outputs:
+        value = builder.materialized(values[name])
+        order = _order(value)
+        tensor = value.canonical() if order is None else value.permuted(order)
+        if order is not None and order != tuple(range(value.rank)):
+            layouts[name] = order
+        if id(tensor) in sources or any(tensor is t for t in tensors):
+            tensor = builder.layer("Identity", tensor)
+        tensors.append(tensor)
+    return tensors, layouts
+
+
+def _order(value: Value) -> tuple[int, ...] | None:
+    """ONNX's dimensions in the order in which they lie, for images and the like; None: lay them out as ONNX has them."""
+    if value.rank < 3 or not value.dims[0] or not value.axes or value.axes[0] != value.dims[0]:
+        return None
+    flat_axes = flat(value.axes)
+    last = (0, *range(2, value.rank), 1)
+    return last if flat(tuple(value.dims[i] for i in last)) == flat_axes and flat(value.dims) != flat_axes else None
+
+
+def _walk(builder: Builder, graph: Graph, values: dict[str, Value]) -> None:
+    problems: list[str] = []
+    lost: set[str] = set()
+    known = table()
+    for node in graph.nodes:
+        missing = [n for n in node.proto.input if n in lost]
+        if missing:
+            lost.update(n for n in node.outputs if n)
+            if node.op not in known and not _foldable(node, values):
+                problems.append(_told(node, "is not an operator that edgedl knows"))
+            continue
+        try:
+            made = step(builder, node, [values[n] if n else None for n in node.proto.input], known)
+        except Unsupported as error:
+            problems.append(_told(node, f"has {error}"))
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, ZeroDivisionError, OverflowError) as error:
+            problems.append(_told(node, f"does not fit together: {_onnx.last_line(error)}"))
+        else:
+            values.update({n: v for n, v in zip(node.outputs, made, strict=False) if n})
+            continue
+        lost.update(n for n in node.outputs if n)
+    if problems:
+        more = f"\n  - and {len(problems) - MAX_ERRORS} more" if len(problems) > MAX_ERRORS else ""
+        listed = problems[0] if len(problems) == 1 else "".join(f"\n  - {p}" for p in problems[:MAX_ERRORS]) + more
+        raise ModelError(
+            f"cannot rebuild the model: {listed}",
+            next="cut the model there with --from or --to, replace what is named, or keep its format with --format onnx",
+        )
+
+
+def _told(node: Node, why: str) -> str:
+    domain = f"{node.proto.domain}::" if node.proto.domain not in ("", "ai.onnx") else ""
+    return f"node '{node.name}' ({domain}{node.op}) {why}"
+
+
+def _foldable(node: Node, values: Mapping[str, Value]) -> bool:
+    return all(not n or (n in values and values[n].is_constant) for n in node.proto.input)
+
+
+def step(builder: Builder, node: Node, inputs: Sequence[Value | None], known: Mapping[str, Any]) -> tuple[Value, ...]:
+    """What one node computes: a constant where everything it reads is one, else what its builder makes."""
+    from .control import CONTROL
+
+    builder.node = node
+    if node.op in CONTROL and node.proto.domain in ("", "ai.onnx"):
+        return tuple(CONTROL[node.op](builder, node, *inputs))
+    given = [v for v in inputs if v is not None]
+    if all(v.is_constant for v in given) and node.op not in RANDOM and (given or node.op == "Constant"):
+        return folded(node, inputs)
+    build = known.get(node.op) if node.proto.domain in ("", "ai.onnx") else known.get(f"{node.proto.domain}::{node.op}")
+    if build is None:
+        raise Unsupported("no builder: it is not an operator that edgedl knows")
+    wanted = [v for v in inputs]
+    while wanted and wanted[-1] is None:
+        wanted.pop()
+    made = build(builder, node, *wanted)
+    return made if isinstance(made, tuple) else (made,)
+
+
+RANDOM = frozenset(
+    {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
+)
+
+
+def as_array(value: Any) -> Array:
+    """A constant as numpy."""
+    return np.asarray(value)
+
+
+__all__ = ["Imported", "NotFree", "build", "step"]
