@@ -80,10 +80,11 @@ def from_source(source: Source, path: Path, options: LoadOptions) -> Model:
     worst = max(entries, key=lambda e: e["max_relative"], default=None)
     if worst is not None and not worst["max_relative"] <= proof.BOUND:
         gap = worst["max_relative"]
+        where = proof.first_difference(source.proto, graph, imported, inputs)
         raise VerificationError(
-            f"{path.name} was rebuilt, but its output '{worst['output']}' differs from {worst['against']}'s"
-            f"{'' if math.isinf(gap) else f' by {gap:.1e} of its largest value'}",
-            next="please report the model",
+            f"{path.name} was rebuilt, but its output '{worst['output']}' differs from that of {worst['against']}"
+            f"{'' if math.isinf(gap) else f' by {gap:.1e} of its largest value'}{f'; {where}' if where else ''}",
+            next="please report the model; --to TENSOR cuts it before that node",
         )
     return Model(
         imported.net, imported.inputs, imported.outputs, history=(f"loaded {path.name} ({source.how}), rebuilt in Keras 3",),
@@ -91,4 +92,25 @@ def from_source(source: Source, path: Path, options: LoadOptions) -> Model:
     )  # fmt: skip
 
 
-__all__ = ["from_source", "load_onnx", "rebuilt", "source"]
+def compare(source: Source, path: Path, options: LoadOptions, net: Any) -> tuple[list[dict[str, Any]], Any]:
+    """A Keras network that was once imported from `source`, held to it: (one entry for each output and reference, as in
+    `Model.proof`; the first node that differs as a proof.Difference, or None). Raises what `from_source` raises.
+    """
+    from . import proof
+
+    graph, imported = rebuilt(source, path, options)
+    have, want = ([tuple(t.shape) for t in n.inputs] for n in (net, imported.net))
+    if have != want or len(net.outputs) != len(imported.outputs):
+        raise ModelError(
+            f"the network takes {have} and {path.name}, rebuilt, takes {want}: they are not the same model",
+            next="compare a network with the file that it was imported from",
+        )
+    inputs = proof.generated(graph, proof.SAMPLES)
+    runners = proof.references(source).items()
+    entries = [e for name, run in runners for e in proof.held(name, imported, run, inputs, net)]
+    if all(e["max_relative"] <= proof.BOUND for e in entries):
+        return entries, None
+    return entries, proof.first_difference(source.proto, graph, imported, inputs, net=net)
+
+
+__all__ = ["compare", "from_source", "load_onnx", "rebuilt", "source"]

@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
-from ...artifact import Array, TensorSpec
+from ...artifact import TensorSpec
 from ...errors import ModelError
 from .. import _onnx
 from .._frameworks import keras
@@ -65,7 +63,9 @@ def _inputs(graph: Graph, freed: bool) -> tuple[list[Any], dict[str, Value], dic
     """Keras inputs: channels last where what reads them has channels."""
     import re
 
-    tensors, values, layouts = [], {}, {}
+    tensors: list[Any] = []
+    values: dict[str, Value] = {}
+    layouts: dict[str, tuple[int, ...]] = {}
     batch = Factor(1, free=True)
     for i, info in enumerate(graph.inputs):
         dims: Dims = tuple(
@@ -167,7 +167,7 @@ def step(builder: Builder, node: Node, inputs: Sequence[Value | None], known: Ma
     build = known.get(node.op) if node.proto.domain in ("", "ai.onnx") else known.get(f"{node.proto.domain}::{node.op}")
     if build is None:
         raise Unsupported("no builder: it is not an operator that edgedl knows")
-    wanted = [v for v in inputs]
+    wanted = list(inputs)
     while wanted and wanted[-1] is None:
         wanted.pop()
     made = build(builder, node, *wanted)
@@ -177,11 +177,6 @@ def step(builder: Builder, node: Node, inputs: Sequence[Value | None], known: Ma
 RANDOM = frozenset(
     {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 )
-
-
-def as_array(value: Any) -> Array:
-    """A constant as numpy."""
-    return np.asarray(value)
 
 
 __all__ = ["Imported", "NotFree", "build", "step"]

@@ -70,8 +70,7 @@ class Builder:
             return _of_constant(layer(self.reference), value.constant.array.shape)
         array = uniform(value, free)
         layer = constant_layer()(array, batch_axis=free[0], name=self.name("_constant"))
-        made = of_tensor(layer(self.reference), times=first.shape[free[0]] // 5)
-        return made
+        return of_tensor(layer(self.reference), times=first.shape[free[0]] // 5)
 
     def weight(self, array: Array) -> Any:
         """An array as an operand: itself where it is short, else the tensor of a weight."""

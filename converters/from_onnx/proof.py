@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ...artifact import Array
 from .. import _onnx
+from .._frameworks import keras
 from .._source import Runner, Source
 from .build import Imported
 from .graph import Graph
 
 BOUND = 1e-3  # of max|a - b| / max|b|: more is another model, not rounding
 SAMPLES = 3
+GROUP = 48  # nodes whose outputs are computed at once in the search for the first that differs
 
 
 def generated(graph: Graph, count: int, seed: int = 0) -> dict[str, Array]:
@@ -54,17 +58,19 @@ def _as(array: Array, kind: str) -> Array:
     return array.astype({"tensor(double)": np.float64, "tensor(float16)": np.float16}.get(kind, array.dtype))
 
 
-def run_keras(imported: Imported, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """What the rebuilt model computes, in the original's layout; one at a time where its batch is fixed."""
+def run_keras(imported: Imported, inputs: Mapping[str, Array], net: Any = None) -> dict[str, Array]:
+    """What the rebuilt model (or `net`, of the same inputs) computes, in the original's layout; one at a time where its batch is fixed."""
+    whole = imported.net if net is None else net
     count = max((len(a) for a in inputs.values() if a.ndim), default=1)
-    fixed = any(t.shape and t.shape[0] == 1 for t in imported.net.inputs)
+    fixed = any(t.shape and t.shape[0] == 1 for t in whole.inputs)
     if fixed and count > 1:
         parts = [
-            run_keras(imported, {k: a[i : i + 1] if a.ndim else a for k, a in inputs.items()}) for i in range(count)
+            run_keras(imported, {k: a[i : i + 1] if a.ndim else a for k, a in inputs.items()}, net)
+            for i in range(count)
         ]
         return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
     feed = [_lay(inputs[s.name], imported.layouts.get(s.name)) for s in imported.inputs]
-    found = imported.net(feed if len(feed) > 1 else feed[0], training=False)
+    found = whole(feed, training=False)
     flat = list(found) if isinstance(found, list | tuple) else [found]
     return {
         s.name: _back(np.asarray(a), imported.layouts.get(s.name)) for s, a in zip(imported.outputs, flat, strict=True)
@@ -95,9 +101,11 @@ def difference(found: Array, wanted: Array) -> tuple[float, float]:
     return float(gap.max()) / most, float(gap.mean()) / most
 
 
-def held(name: str, imported: Imported, run: Runner, inputs: Mapping[str, Array]) -> list[dict[str, Any]]:
-    """One entry for each output: how far the rebuilt model is from what `run` computes."""
-    wanted, found = run(inputs), run_keras(imported, inputs)
+def held(
+    name: str, imported: Imported, run: Runner, inputs: Mapping[str, Array], net: Any = None
+) -> list[dict[str, Any]]:
+    """One entry for each output: how far the rebuilt model (or `net`) is from what `run` computes."""
+    wanted, found = run(inputs), run_keras(imported, inputs, net)
     count = max((len(a) for a in inputs.values() if a.ndim), default=1)
     entries = []
     for spec in imported.outputs:
@@ -115,3 +123,82 @@ def references(source: Source) -> dict[str, Runner]:
     if source.reference is not None:
         found[source.reference_name] = source.reference
     return found
+
+
+# --- where two models part
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The first node of the original whose output the other model does not compute."""
+
+    node: str  # its ONNX name
+    op: str
+    output: str
+    original_shape: tuple[int, ...]
+    rebuilt_shape: tuple[int, ...]
+    max_relative: float  # of the original's largest value; infinite where the shapes differ
+
+    def __str__(self) -> str:
+        shapes = f"{list(self.original_shape)} in the original, {list(self.rebuilt_shape)} here"
+        gap = "" if math.isinf(self.max_relative) else f", off by {self.max_relative:.1e} of its largest value"
+        return f"the first node that differs is '{self.node}' ({self.op}): {shapes}{gap}"
+
+
+def first_difference(
+    proto: Any, graph: Graph, imported: Imported, inputs: Mapping[str, Array], *, net: Any = None, bound: float = BOUND
+) -> Difference | None:
+    """The first node, in the order of the graph, whose output differs by more than `bound`; None: all agree.
+
+    `net`: another network with the same layer names, such as one read from a file. Nodes are run in groups, so that no
+    more than a group's tensors are in memory and the search ends with the group in which the two part.
+    """
+    tensors = _tensors(imported, net)
+    wanted = [(node, n) for node in graph.nodes for n in node.outputs if n in tensors]
+    feed = {k: a[:1] if a.ndim else a for k, a in inputs.items()}
+    for start in range(0, len(wanted), GROUP):
+        group = wanted[start : start + GROUP]
+        names = [n for _, n in group]
+        session = _onnx.session(_onnx.exposed(proto, names), optimize=False)
+        original = dict(
+            zip(
+                names, session.run(None, {i.name: _as(feed[i.name], i.type) for i in session.get_inputs()}), strict=True
+            )
+        )
+        here = _computed(imported, net, {n: tensors[n] for n in names}, feed)
+        for node, name in group:
+            rebuilt, was = imported.values[name].in_order(here[name]), np.asarray(original[name])
+            if was.dtype.kind not in "fiub":
+                continue
+            largest, _ = difference(rebuilt, was)
+            if not largest <= bound:
+                return Difference(node.name, node.op, name, was.shape, rebuilt.shape, largest)
+    return None
+
+
+def _tensors(imported: Imported, net: Any) -> dict[str, Any]:
+    """The Keras tensor of every ONNX value that is computed, in the rebuilt model or in `net`."""
+    found = {}
+    known = None if net is None else {o.name: o for o in net.operations}
+    live = {id(o) for o in imported.net.operations}
+    for name, value in imported.values.items():
+        history = value.tensor._keras_history
+        if id(history.operation) not in live:
+            continue
+        if known is None:
+            found[name] = value.tensor
+        elif history.operation.name in known:
+            outputs = keras().tree.flatten(known[history.operation.name].output)
+            if history.tensor_index < len(outputs):
+                found[name] = outputs[history.tensor_index]
+    return found
+
+
+def _computed(
+    imported: Imported, net: Any, tensors: Mapping[str, Any], inputs: Mapping[str, Array]
+) -> dict[str, Array]:
+    whole = imported.net if net is None else net
+    part = keras().Model(list(whole.inputs), list(tensors.values()))
+    feed = [_lay(inputs[s.name], imported.layouts.get(s.name)) for s in imported.inputs]
+    made = part(feed, training=False)
+    return {n: np.asarray(a) for n, a in zip(tensors, made if isinstance(made, list | tuple) else [made], strict=True)}

@@ -124,6 +124,13 @@ class Value:
         """The tensor as (batch, spatial ..., channels)."""
         return self.permuted((0, *range(2, self.rank), 1))
 
+    def in_order(self, array: Array) -> Array:
+        """An array that the tensor was computed as, in ONNX's order of axes."""
+        order = flat(self.axes)
+        parts = array.reshape([-1 if f.free else f.size for f in order])
+        moved = parts.transpose([order.index(f) for f in flat(self.dims)])
+        return moved.reshape([-1 if n is None else n for n in shape(self.dims)])
+
     def split(self, splits: Splits) -> None:
         """Tell the value in smaller factors."""
         if splits.parts:
@@ -170,7 +177,7 @@ class Value:
             if len(dim) > 1:
                 value, _ = value.apart(index)
         order = flat(value.axes)
-        keys = []
+        keys: list[tuple[int, int]] = []
         for index, dim in enumerate(value.dims):
             at = order.index(dim[0]) if dim else (keys[-1][0] if keys else -1)
             keys.append((at, index))
