@@ -69,11 +69,12 @@ def _inputs(graph: Graph, freed: bool) -> tuple[list[Any], dict[str, Value], dic
     batch = Factor(1, free=True)
     for i, info in enumerate(graph.inputs):
         dims: Dims = tuple(
-            (batch,) if d == 0 and (n is None or (freed and n == 1)) else new_dim(n) for d, n in enumerate(info.shape)
+            (batch,) if n is None or (d == 0 and freed and n == 1) else new_dim(n) for d, n in enumerate(info.shape)
         )
         rank = len(dims)
         last = info.channels_first and rank >= 3
-        order = (0, *range(2, rank), 1) if last else tuple(range(rank))
+        first = info.batch_axis
+        order = (0, *range(2, rank), 1) if last else (*range(rank)[first:][:1], *(d for d in range(rank) if d != first))
         axes = tuple(dims[o] for o in order)
         lengths = shape(axes)
         label = re.sub(r"[^A-Za-z0-9_.\-]+", "_", info.name).strip("_") or f"input_{i}"
@@ -107,12 +108,14 @@ def _outputs(
 
 
 def _order(value: Value) -> tuple[int, ...] | None:
-    """ONNX's dimensions in the order in which they lie, for images and the like; None: lay them out as ONNX has them."""
-    if value.rank < 3 or not value.dims[0] or not value.axes or value.axes[0] != value.dims[0]:
-        return None
-    flat_axes = flat(value.axes)
+    """ONNX's dimensions in the order of the output: the batch first, images channels last where they lie so."""
+    batch = next((i for i, d in enumerate(value.dims) if len(d) == 1 and d[0].free), 0)
+    if batch:
+        return (batch, *(i for i in range(value.rank) if i != batch))
     last = (0, *range(2, value.rank), 1)
-    return last if flat(tuple(value.dims[i] for i in last)) == flat_axes and flat(value.dims) != flat_axes else None
+    if value.rank < 3 or flat(value.dims) == flat(value.axes):
+        return None
+    return last if flat(tuple(value.dims[i] for i in last)) == flat(value.axes) else None
 
 
 def _walk(builder: Builder, graph: Graph, values: dict[str, Value]) -> None:

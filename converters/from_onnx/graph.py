@@ -65,6 +65,7 @@ class Input:
     shape: tuple[int | None, ...]
     dtype: str
     channels_first: bool
+    batch_axis: int = 0  # where the batch is
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +164,8 @@ def prepared(proto: Any, options: LoadOptions, what: str) -> Graph:
     given = [v for v in graph.input if v.name not in constants]
     nodes = _sorted(graph.node, {v.name for v in given} | set(constants), outputs, what)
     used = {n for node in nodes for n in reads(node)} | set(outputs)
-    inputs = tuple(_input(v, nodes, options, what) for v in given)
+    batch = _batch_names(given)
+    inputs = tuple(_input(v, nodes, options, what, batch) for v in given)
     _refuse_unknown_inputs(options, inputs, what)
     kept = {k: v for k, v in constants.items() if k in used}
     return Graph(inputs, outputs, tuple(Node.of(n, version) for n in nodes), kept, version)
@@ -250,7 +252,13 @@ def parse_shape(text: str) -> tuple[int | None, ...]:
     return tuple(int(p) if p.lstrip("-").isdigit() and int(p) > 0 else None for p in parts)
 
 
-def _input(info: Any, nodes: Sequence[Any], options: LoadOptions, what: str) -> Input:
+def _batch_names(infos: Sequence[Any]) -> set[str]:
+    """What the file calls the batch: the open first dimensions of its inputs."""
+    dims = [v.type.tensor_type.shape.dim for v in infos if v.type.HasField("tensor_type")]
+    return {d[0].dim_param for d in dims if len(d) and d[0].dim_param}
+
+
+def _input(info: Any, nodes: Sequence[Any], options: LoadOptions, what: str, batch: set[str]) -> Input:
     name = info.name
     kind = info.type.WhichOneof("value")
     if kind != "tensor_type":
@@ -269,14 +277,18 @@ def _input(info: Any, nodes: Sequence[Any], options: LoadOptions, what: str) -> 
         shape = _fixed(name, shape, parse_shape(text))
     if shape is None:
         raise UsageError(f"{what} does not say the shape of its input '{name}'", next=f"add --input {name}=1x3x224x224")
-    if any(n is None for n in shape[1:]):
-        names = [d.dim_param or "?" for d in info.type.tensor_type.shape.dim]
+    names = [d.dim_param or "?" for d in info.type.tensor_type.shape.dim] or ["?"] * len(shape)
+    free = [i for i, n in enumerate(shape) if n is None]
+    at = free[0] if len(free) == 1 and names[free[0]] in batch else 0
+    if any(n is None for i, n in enumerate(shape) if i != at):
         example = "x".join(str(n or (1 if i == 0 else 224)) for i, n in enumerate(shape))
         raise UsageError(
             f"the input '{name}' of {what} has sizes that are open: {'x'.join(str(n or d) for n, d in zip(shape, names, strict=False))}",
             next=f"fix them, for example with --input {name}={example}",
         )
-    return Input(name, tuple(shape), "float32" if dtype in REALS else dtype, channels_first(name, nodes))
+    return Input(
+        name, tuple(shape), "float32" if dtype in REALS else dtype, at == 0 and channels_first(name, nodes), at
+    )
 
 
 def _fixed(name: str, have: list[int | None] | None, want: tuple[int | None, ...]) -> list[int | None]:

@@ -26,7 +26,9 @@ def generated(graph: Graph, count: int, seed: int = 0) -> dict[str, Array]:
     rng = np.random.default_rng(seed)
     out = {}
     for i in graph.inputs:
-        shape = [count if n is None or (d == 0 and n == 1) else n for d, n in enumerate(i.shape)]
+        shape = [
+            count if n is None or (d == 0 and n == 1 and None not in i.shape) else n for d, n in enumerate(i.shape)
+        ]
         if i.dtype == "bool":
             out[i.name] = rng.random(shape) < 0.5
         elif np.dtype(i.dtype).kind in "iu":
@@ -61,7 +63,7 @@ def _as(array: Array, kind: str) -> Array:
 def run_keras(imported: Imported, inputs: Mapping[str, Array], net: Any = None) -> dict[str, Array]:
     """What the rebuilt model (or `net`, of the same inputs) computes, in the original's layout; one at a time where its batch is fixed."""
     whole = imported.net if net is None else net
-    count = max((len(a) for a in inputs.values() if a.ndim), default=1)
+    count = _count(imported, inputs)
     fixed = any(t.shape and t.shape[0] == 1 for t in whole.inputs)
     if fixed and count > 1:
         parts = [
@@ -75,6 +77,11 @@ def run_keras(imported: Imported, inputs: Mapping[str, Array], net: Any = None) 
     return {
         s.name: _back(np.asarray(a), imported.layouts.get(s.name)) for s, a in zip(imported.outputs, flat, strict=True)
     }
+
+
+def _count(imported: Imported, inputs: Mapping[str, Array]) -> int:
+    """How many samples the inputs are."""
+    return max(len(_lay(inputs[s.name], imported.layouts.get(s.name))) if s.shape else 1 for s in imported.inputs)
 
 
 def _lay(array: Array, order: tuple[int, ...] | None) -> Array:
@@ -106,7 +113,7 @@ def held(
 ) -> list[dict[str, Any]]:
     """One entry for each output: how far the rebuilt model (or `net`) is from what `run` computes."""
     wanted, found = run(inputs), run_keras(imported, inputs, net)
-    count = max((len(a) for a in inputs.values() if a.ndim), default=1)
+    count = _count(imported, inputs)
     entries = []
     for spec in imported.outputs:
         largest, mean = difference(found[spec.name], np.asarray(wanted[spec.name]))
