@@ -10,14 +10,13 @@ import numpy as np
 
 from ..artifact import Array
 from ..errors import ModelError
-from ._onnx import onnx
+from ._onnx import onnx, proto_errors
 
 OPSET = 20
 IR_VERSION = 10
 MAX_FOLDED = 1 << 20  # elements of a constant that is computed here
 MAX_HINT = 1 << 12  # elements of a constant whose values shape inference is given
 DAMAGED = "copy or download the model again"
-FAILURES = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError)
 Shape = tuple[int | None, ...]
 
 
@@ -121,7 +120,7 @@ class Emit:
                 [o.helper.make_opsetid("", OPSET)],
                 IR_VERSION,
             )
-        except FAILURES as error:
+        except _failures() as error:
             shapes = ", ".join(str(self.shape(i)) for i in used)
             raise ModelError(
                 f"{self.name}: '{node.name}' ({node.op_type}) cannot take inputs of the shapes {shapes}: "
@@ -155,7 +154,7 @@ class Emit:
         with np.errstate(all="ignore"):
             try:
                 found = onnx.reference.ReferenceEvaluator(model).run(None, {i: self.constants[i] for i in used})
-            except FAILURES:
+            except _failures():
                 return None
         return [np.asarray(a) for a in found]
 
@@ -184,3 +183,8 @@ class Emit:
         return o.helper.make_model(
             graph, opset_imports=[o.helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="edgedl"
         )
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What onnx raises for a node that cannot be."""
+    return (*proto_errors(), LookupError, AttributeError, ArithmeticError, NotImplementedError)

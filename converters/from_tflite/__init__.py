@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ...artifact import Array
 from ...errors import ModelError, UsageError
 from ...model import LoadOptions, Model
@@ -77,20 +79,28 @@ def _litert(
         return None
 
     def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
-        interpreter = opened()
-        details = interpreter.get_input_details()
-        for detail, index in zip(details, graph.graph.inputs, strict=True):
-            interpreter.resize_tensor_input(detail["index"], inputs[graph.wish(index)].shape)
-        try:
-            interpreter.allocate_tensors()
-            for detail, index in zip(details, graph.graph.inputs, strict=True):
-                interpreter.set_tensor(detail["index"], inputs[graph.wish(index)])
-            interpreter.invoke()
-        except (ValueError, RuntimeError) as error:
-            raise ModelError(
-                f"LiteRT cannot run {path.name}: {_onnx.last_line(error)}", next="give input sizes with --input"
-            ) from error
-        found = interpreter.get_output_details()
-        return {n: interpreter.get_tensor(d["index"]) for n, d in zip(outputs, found, strict=True)}
+        feed = [inputs[graph.wish(i)] for i in graph.graph.inputs]
+        fixed = [graph.emit.shape(graph.bound[i]) for i in graph.graph.inputs]
+        count = max((len(a) for a in feed if a.ndim), default=1)
+        if count == 1 or not any(f and f[0] == 1 for f in fixed):
+            return dict(zip(outputs, _invoke(opened(), feed, path), strict=True))
+        parts = [_invoke(opened(), [a[n : n + 1] if a.ndim else a for a in feed], path) for n in range(count)]
+        return {name: np.concatenate([np.atleast_1d(p[i]) for p in parts]) for i, name in enumerate(outputs)}
 
     return run
+
+
+def _invoke(interpreter: Any, feed: list[Array], path: Path) -> list[Array]:
+    details = interpreter.get_input_details()
+    try:
+        for detail, array in zip(details, feed, strict=True):
+            interpreter.resize_tensor_input(detail["index"], array.shape)
+        interpreter.allocate_tensors()
+        for detail, array in zip(details, feed, strict=True):
+            interpreter.set_tensor(detail["index"], array)
+        interpreter.invoke()
+    except (ValueError, RuntimeError) as error:
+        raise ModelError(
+            f"LiteRT cannot run {path.name}: {_onnx.last_line(error)}", next="give input sizes with --input NAME=SHAPE"
+        ) from error
+    return [interpreter.get_tensor(d["index"]) for d in interpreter.get_output_details()]
