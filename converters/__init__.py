@@ -6,10 +6,15 @@ CONVERTERS = {
 }
 
 IMPORTERS = {
-    "keras": "edgedl.converters.from_keras:load_keras",
+    "caffe": "edgedl.converters.from_caffe:load_caffe",
+    "checkpoint": "edgedl.converters.from_graphdef:load_checkpoint",
+    "graphdef": "edgedl.converters.from_graphdef:load_graphdef",
     "h5": "edgedl.converters.from_keras:load_h5",
+    "keras": "edgedl.converters.from_keras:load_keras",
+    "mxnet": "edgedl.converters.from_mxnet:load_mxnet",
     "onnx": "edgedl.converters.from_onnx:load_onnx",
     "saved_model": "edgedl.converters.from_saved_model:load_saved_model",
+    "tflite": "edgedl.converters.from_tflite:load_tflite",
 }
 
 INSPECTORS = {

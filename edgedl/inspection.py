@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from .engine import describe
 from .errors import EdgedlError, ModelError, TargetError
-from .model import GRAPH_FORMATS
+from .model import GRAPH_FORMATS, LoadOptions
 from .options import everything
 from .recipe import step
 from .registry import find, names
@@ -18,21 +18,30 @@ from .worker import Worker, default_memory_bytes
 
 
 def inspect_model(
-    path: Path, *, allow_unsafe: bool = False, timeout_s: float = 900.0, memory_bytes: int | None = None
+    path: Path,
+    options: LoadOptions | None = None,
+    *,
+    allow_unsafe: bool = False,
+    timeout_s: float = 900.0,
+    memory_bytes: int | None = None,
 ) -> dict[str, Any]:
     """Layers, totals, inputs, outputs and what each target says, read in a child process.
 
-    `timeout_s`, `memory_bytes`: limits of that process; no memory given: three quarters of the machine's.
+    A .tflite or .onnx is shown as it is unless `options` ask for the Keras form or a part of it. `timeout_s`, `memory_bytes`: limits of that process; no memory given: three quarters of the machine's.
     Raises EdgedlError.
     """
     kind = sniff(path)
+    options = replace(options or LoadOptions(), allow_unsafe=allow_unsafe)
+    direct = kind in GRAPH_FORMATS and not any((options.form == "keras", options.inputs, options.start, options.end))
+    if not direct:
+        options = replace(options, form="keras")
     with Worker(timeout_s, memory_bytes or default_memory_bytes()) as worker:
-        if kind in GRAPH_FORMATS:
+        if direct:
             found = worker.call("edgedl.inspection:graph_file", path=str(path), format=kind)
         else:
             with tempfile.TemporaryDirectory(prefix="edgedl-") as folder:
                 found = worker.call(
-                    "edgedl.inspection:trainable", path=str(path), folder=folder, allow_unsafe=allow_unsafe
+                    "edgedl.inspection:trainable", path=str(path), folder=folder, options=everything(options)
                 )
         layers = found["layers"]
         return {
@@ -44,7 +53,7 @@ def inspect_model(
             "largest_activation_bytes": max((layer["activation_bytes"] for layer in layers), default=0),
             **found,
             "targets": [
-                {"target": name, "verdict": _verdict(worker, path, kind, name)}
+                {"target": name, "verdict": _verdict(worker, path, direct, name)}
                 for name in names("target")
                 if name != "fake"
             ],
@@ -61,21 +70,21 @@ def graph_file(path: str, format: str) -> dict[str, Any]:
     return {"layers": layers, "inputs": _specs(found.inputs), "outputs": _specs(found.outputs), "notes": []}
 
 
-def trainable(path: str, folder: str, allow_unsafe: bool) -> dict[str, Any]:
+def trainable(path: str, folder: str, options: dict[str, Any]) -> dict[str, Any]:
     """The same of a model in the trainable form."""
     from . import steps
 
-    found = steps.load_model(path, folder, folder, allow_unsafe)
-    layers = steps.inspect(str(Path(folder) / found["file"]), found["form"], allow_unsafe)
-    return {"layers": layers, **{k: found[k] for k in ("inputs", "outputs", "notes")}}
+    found = steps.load_model(path, folder, folder, options)
+    layers = steps.inspect(str(Path(folder) / found["file"]), found["form"], bool(options.get("allow_unsafe")))
+    return {"layers": layers, **{k: found[k] for k in ("inputs", "outputs", "notes", "layouts", "proof")}}
 
 
 def _specs(specs: Any) -> list[dict[str, Any]]:
     return [asdict(s) for s in specs]
 
 
-def _verdict(worker: Worker, path: Path, kind: str, target: str) -> str:
-    if kind not in GRAPH_FORMATS:
+def _verdict(worker: Worker, path: Path, direct: bool, target: str) -> str:
+    if not direct:
         return "after conversion: `edgedl convert` or `edgedl compress`"
     try:
         worker.call(

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from .artifact import MAX_METADATA, MEMBER, TensorSpec, spec_from_json
 from .errors import ModelError, UsageError
 from .layouts import plain, read_layouts
-from .registry import did_you_mean, entries, find
+from .registry import did_you_mean, find
 from .sniffing import sniff
 
 Scheme = Literal["float32", "fp16", "dynamic", "int8", "int16x8", "int8-weight-only", "int4-weight-only"]
@@ -196,7 +196,7 @@ def load(path: Path | str, options: LoadOptions | None = None, **more: Any) -> M
     """
     path, options = Path(path), _with(options or LoadOptions(), more)
     kind = sniff(path)
-    if kind in entries("importer"):
+    if kind != "tflite" or options.form == "keras":
         model: Model = find("importer", kind)(path, options)
         return _as_imported(model, path) if kind == "keras" else model
     from .engine import describe

@@ -15,7 +15,7 @@ from . import __version__, bench
 from .artifact import Artifact, sidecar, write_atomic
 from .environment import environment
 from .errors import EdgedlError, LimitError, OutputError, from_json
-from .model import STATIC
+from .model import STATIC, LoadOptions
 from .options import everything
 from .recipe import Recipe
 from .registry import names
@@ -92,7 +92,7 @@ def assemble_document(
     """The content of report.json (docs/schema/report.schema.json)."""
     recipe, found, data = job.recipe, job.model.result, job.data.result
     model = Path(recipe.model)
-    size = sum(f.stat().st_size for f in model.rglob("*") if f.is_file()) if model.is_dir() else model.stat().st_size
+    size = weight(model, recipe.load)
     artifacts = []
     for base, best, attempts in pairs:
         entry = described(job, best, measurements[best.artifact.path])
@@ -117,7 +117,7 @@ def assemble_document(
             "format": sniff(model),
             "sha256": digest(model),
             "bytes": size,
-            **{k: found[k] for k in ("parameters", "macs", "layers", "inputs", "outputs")},
+            **{k: found[k] for k in ("parameters", "macs", "layers", "inputs", "outputs", "layouts", "proof")},
         },
         "data": data,
         "original": {"metrics": job.original.result, "bytes": size},
@@ -133,6 +133,25 @@ def assemble_document(
         "warnings": job.warnings,
         "environment": environment(),
     }
+
+
+def weight(path: Path, load: LoadOptions) -> int:
+    """Bytes of a model: of its file and those of its weights, or of its folder."""
+    if path.is_dir():
+        return sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
+    beside = (
+        [Path(load.weights)]
+        if load.weights
+        else [path.with_suffix(".caffemodel")]
+        if path.suffix == ".prototxt"
+        else []
+    )
+    prefix = path.name.removesuffix("-symbol.json")
+    if prefix != path.name and not load.weights:
+        beside = sorted(path.parent.glob(f"{prefix}-*.params"))[-1:]
+    if not path.exists():  # the prefix of a checkpoint
+        beside = [p for p in path.parent.glob(f"{path.name}.*") if ".data-" in p.suffix or p.suffix == ".index"]
+    return sum(p.stat().st_size for p in dict.fromkeys((path, *beside)) if p.is_file())
 
 
 def thinned(latency_ns: Sequence[int]) -> list[float]:
@@ -172,6 +191,8 @@ def described(job: Run, converted: Converted, measured: Mapping[str, bench.Measu
         "within_limits": job.within(converted),
         "per_class": evaluation["per_class"],
         "left_float": list(artifact.metadata.get("left_float", [])),
+        "transposes": artifact.metadata.get("transposes"),
+        "layouts": dict(artifact.metadata.get("layouts", {})),
         "verification": converted.verification,
         "latency_us": {target: {**m.latency_us, "samples": thinned(m.latency_ns)} for target, m in measured.items()},
         "load_ms": next((m.load_ms for m in measured.values()), None),

@@ -19,7 +19,7 @@ from .recipe import Recipe, Step, assemble, step
 from .report import clean
 from .sniffing import sniff
 from .steps import ALLOW_UNSAFE
-from .store import Done, Store, companions, digest, fingerprint, open_store
+from .store import Done, Store, belongings, digest, fingerprint, open_store
 from .worker import GIB, Worker, default_memory_bytes
 
 FOLDER, FINAL = "\0folder", "\0final"  # stand for a step's own folder, while it works and when it is done
@@ -105,16 +105,17 @@ class Run:
         """Load the model and the data, and run the original on the data."""
         path = Path(self.recipe.model)
         kind = sniff(path)
-        weights = companions(path) if kind == "onnx" else []
+        wanted = everything(replace(self.recipe.load, allow_unsafe=self.allow_unsafe))
+        others = [digest(p) for p in belongings(path, kind, self.recipe.load)]
         self.model = self.step(
             self.heavy,
             "load",
             "load_model",
-            [kind, digest(path), [digest(p) for p in weights], self.allow_unsafe],
+            [kind, digest(path), others, wanted],
             path=str(path),
             folder=FOLDER,
             final=FINAL,
-            allow_unsafe=self.allow_unsafe,
+            options=wanted,
         )
         found = self.model.result
         options = everything(self.recipe.data.or_preprocessing(found["preprocessing"]))
@@ -123,10 +124,11 @@ class Run:
             self.light,
             "data",
             "load_data",
-            [options, sources, found["inputs"], found["outputs"], self.recipe.seed],
+            [options, sources, found["inputs"], found["outputs"], found["layouts"], self.recipe.seed],
             options=options,
             inputs=found["inputs"],
             outputs=found["outputs"],
+            layouts=found["layouts"],
             folder=FOLDER,
             seed=self.recipe.seed,
         )
@@ -340,17 +342,28 @@ def run(
     return document
 
 
+def default_format(model: str | Path) -> str:
+    """What a model goes out as when nobody says: what it is, if that is a format for devices, else .tflite."""
+    kind = sniff(Path(model))
+    return kind if kind in GRAPH_FORMATS else "tflite"
+
+
 def with_defaults(recipe: Recipe) -> Recipe:
-    """The recipe with what it leaves open decided by the model's format. Raises UsageError for a way that is not there."""
+    """The recipe with what it leaves open decided by the model's format.
+
+    A .tflite or .onnx stays what it is (the direct way) unless it is to become another format, to be trained or
+    restructured, or to be loaded in another way than whole.
+    """
     kind = sniff(Path(recipe.model))
-    exports = recipe.exports or (step("converter", kind if kind in GRAPH_FORMATS else "tflite"),)
-    for export in exports if kind in GRAPH_FORMATS else ():
-        if export.name != kind:
-            raise UsageError(
-                f"{recipe.model} is an {kind} file, which goes out as {kind} only, not as {export.name}",
-                next=f"use --format {kind}, or pass the Keras model it was made from",
-            )
-    return replace(recipe, exports=exports)
+    exports = recipe.exports or (step("converter", default_format(recipe.model)),)
+    load = recipe.load
+    if kind in GRAPH_FORMATS and (
+        any(export.name != kind for export in exports)
+        or any(stage.name != "quantize" for stage in recipe.stages)
+        or any((load.inputs, load.start, load.end))
+    ):
+        load = replace(load, form="keras")
+    return replace(recipe, exports=exports, load=load)
 
 
 def exported(job: Run) -> list[Exported]:

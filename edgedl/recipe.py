@@ -12,7 +12,7 @@ import tomli_w
 
 from .data import DataOptions
 from .errors import RecipeError
-from .model import Scheme
+from .model import LoadOptions, Scheme
 from .options import build, changed, coerce, everything
 from .registry import Kind, did_you_mean, find, names
 
@@ -52,9 +52,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Model, data, stages in order, exports, targets, limits, seed."""
+    """Model and how it is loaded, data, stages in order, exports, targets, limits, seed."""
 
     model: str
+    load: LoadOptions = field(default_factory=LoadOptions)
     data: DataOptions = field(default_factory=DataOptions)
     stages: tuple[Step, ...] = ()
     exports: tuple[Step, ...] = ()
@@ -73,13 +74,15 @@ class Recipe:
         """The recipe as TOML; `full` writes every option, also those at their default."""
         table = everything if full else changed
         document: dict[str, Any] = {"model": self.model, "seed": self.seed, "data": table(self.data)}
+        document["load"] = {k: v for k, v in table(self.load).items() if k != TRUST}
         for key in ("stages", "exports", "targets"):
             document[key] = [{_KEYS[key][1]: s.name, **table(s.options)} for s in getattr(self, key)]
         document["limits"] = table(self.limits)
         return tomli_w.dumps({k: v for k, v in document.items() if v not in ({}, [])})
 
 
-_TABLES: Mapping[str, type[Any]] = {"data": DataOptions, "limits": Limits}
+TRUST = "allow_unsafe"  # what no recipe can say for its reader
+_TABLES: Mapping[str, type[Any]] = {"load": LoadOptions, "data": DataOptions, "limits": Limits}
 _KEYS: Mapping[str, tuple[Kind, str]] = {
     "stages": ("stage", "stage"),
     "exports": ("converter", "format"),
@@ -108,6 +111,10 @@ def from_table(document: Mapping[str, Any]) -> Recipe:
             values[key] = tuple(
                 step(kind, table[name_key], {k: v for k, v in table.items() if k != name_key}) for table in values[key]
             )
+    if TRUST in values.get("load", {}):
+        raise RecipeError(
+            "a recipe cannot trust a model file", next="leave load.allow_unsafe out and pass --allow-unsafe"
+        )
     for key, cls in _TABLES.items():
         if key in values:
             values[key] = build(cls, values[key], key)
@@ -120,6 +127,7 @@ def assemble(
     model: str = "",
     *,
     recipe: Path | None = None,
+    load: Mapping[str, Any] | None = None,
     data: Mapping[str, Any] | None = None,
     quantize: Mapping[str, Any] | None = None,
     formats: Iterable[str] = (),
@@ -127,10 +135,12 @@ def assemble(
     limits: Mapping[str, Any] | None = None,
     settings: Iterable[tuple[str, Any]] = (),
     seed: int | None = None,
+    keep_layout: bool | None = None,
 ) -> Recipe:
     """A Recipe from a recipe file and what the caller asks for besides, which wins.
 
-    `settings` are ("PLACE.FIELD", value), where PLACE is a stage, a format, a target, "data" or "limits".
+    `settings` are ("PLACE.FIELD", value), where PLACE is a stage, a format, a target, "load", "data" or "limits".
+    `keep_layout` is for every export.
     """
     document = read(recipe) if recipe is not None else {}
     _check_shape(document)
@@ -138,7 +148,7 @@ def assemble(
         document["model"] = model
     if seed is not None:
         document["seed"] = seed
-    for key, more in (("data", data), ("limits", limits)):
+    for key, more in (("load", load), ("data", data), ("limits", limits)):
         if more:
             document[key] = {**document.get(key, {}), **more}
     if quantize:
@@ -146,6 +156,8 @@ def assemble(
     for key, wanted in (("exports", tuple(formats)), ("targets", tuple(targets))):
         if wanted:
             document[key] = [{_KEYS[key][1]: name} for name in wanted]
+    for export in document.get("exports", []) if keep_layout is not None else ():
+        export["keep_layout"] = keep_layout
     for place, value in settings:
         _set(document, place, value)
     return from_table(document)
@@ -167,14 +179,14 @@ def _set(document: dict[str, Any], place: str, value: Any) -> None:
         raise RecipeError(
             f"'{place}' names no option", next="write PLACE.OPTION=VALUE, such as quantize.percentile=99.9"
         )
-    if name in ("data", "limits"):
+    if name in _TABLES:
         document.setdefault(name, {})[field_name] = value
         return
     for key, (kind, _) in _KEYS.items():
         if name in names(kind):
             _entry(document, key, name)[field_name] = value
             return
-    known = ["data", "limits", *(n for kind, _ in _KEYS.values() for n in names(kind))]
+    known = [*_TABLES, *(n for kind, _ in _KEYS.values() for n in names(kind))]
     raise RecipeError(
         f"there is no '{name}' to set{did_you_mean(name, known)}", next=f"choose one of {', '.join(known)}"
     )

@@ -21,7 +21,7 @@ from .data import DataOptions, Dataset, Split
 from .engine import describe, open_engine, predict
 from .errors import ConversionError, VerificationError
 from .layouts import from_file, layouts_of, plain, preprocessing_from_file, read_layouts, to_file
-from .model import GRAPH_FORMATS, Model, load
+from .model import GRAPH_FORMATS, LoadOptions, Model, load
 from .options import build
 from .registry import find
 from .sniffing import sniff
@@ -50,15 +50,16 @@ def recall(folder: str) -> Model:
     return _models[folder]
 
 
-def load_model(path: str, folder: str, final: str, allow_unsafe: bool) -> dict[str, Any]:
+def load_model(path: str, folder: str, final: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Read the user's model into `folder` (later renamed `final`); returns what it is."""
     start = time.perf_counter()
-    model = load(path, allow_unsafe=allow_unsafe)
+    wanted = build(LoadOptions, options, "load")
+    model = load(path, wanted)
     seconds = time.perf_counter() - start
     model.save(Path(folder))
     remember(final, model)
     file = next(p for p in Path(folder).iterdir() if p.stem == "model" and p.suffix != ".json")
-    layers = _inspector(file.suffix[1:], allow_unsafe).layers(file)
+    layers = _inspector(file.suffix[1:], wanted.allow_unsafe).layers(file)
     return {
         "load_ms": seconds * 1e3,
         "form": file.suffix[1:],

@@ -8,11 +8,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
+import glob
 import hashlib
 import json
 import os
 import re
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -23,9 +25,10 @@ from typing import Any
 
 from . import __version__
 from .errors import ModelError, OutputError
+from .model import LoadOptions
 
 CALLABLE = re.compile(r"[\w.]+:\w+")
-FORMAT = 2  # raise when what steps write changes
+FORMAT = 3  # raise when what steps write changes
 TOOLS = (
     "tensorflow",
     "keras",
@@ -35,9 +38,12 @@ TOOLS = (
     "ai-edge-quantizer",
     "onnx",
     "onnxruntime",
+    "torch",
+    "jax",
     "numpy",
 )
 CHUNK = 1 << 20
+MAX_SOURCES = 1000  # files of a user's module that are looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +147,12 @@ def open_store(out: Path) -> Iterator[Store]:
 
 
 def digest(path: Path) -> str:
-    """sha256 of a file's content, or of a folder's names and contents. Raises ModelError when unreadable."""
+    """sha256 of a file's content, or of a folder's names and contents. Raises ModelError when unreadable.
+
+    The prefix of a TensorFlow checkpoint, which is no file itself, stands for its index.
+    """
     hashed = hashlib.sha256()
+    path = path if path.exists() else path.with_name(path.name + ".index")
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     try:
         for file in files:
@@ -160,6 +170,36 @@ def companions(path: Path) -> list[Path]:
     content = path.read_bytes()
     beside = (p for p in path.parent.iterdir() if p != path and p.is_file())
     return sorted(p for p in beside if p.name.encode() in content)
+
+
+def belongings(path: Path, kind: str, load: LoadOptions) -> list[Path]:
+    """The other files that a model is made of: its weights, and the source of the module that builds it.
+
+    A module may import what lies beside it, so these files count as well.
+    """
+    found = companions(path) if kind == "onnx" else []
+    ends = {"caffe": (".caffemodel", ".prototxt"), "mxnet": (".params", "-symbol.json")}.get(kind, ())
+    if kind == "checkpoint" and not path.is_dir():
+        found = sorted(p for p in path.parent.glob(f"{glob.escape(path.name.partition('.ckpt')[0])}*") if p.is_file())
+    elif ends:
+        found = sorted(p for p in path.parent.iterdir() if p.name.endswith(ends) and p.is_file() and p != path)
+    if load.weights:
+        found.append(Path(load.weights))
+    return [*found, *module_files(load.module)]
+
+
+def module_files(module: str) -> list[Path]:
+    """The source of `module:callable` and the Python files beside it; nothing is imported."""
+    name = module.partition(":")[0]
+    if not name:
+        return []
+    parts = Path(name if name.endswith(".py") else f"{name.replace('.', '/')}.py")
+    for folder in ("", *sys.path):
+        for file in (Path(folder) / parts, (Path(folder) / parts).with_suffix("") / "__init__.py"):
+            if file.is_file():
+                beside = file.parent.rglob("*.py") if file.name == "__init__.py" else file.parent.glob("*.py")
+                return sorted(beside)[:MAX_SOURCES]
+    return []
 
 
 def fingerprint(source: str) -> list[Any]:

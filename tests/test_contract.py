@@ -17,7 +17,7 @@ import pytest
 
 from edgedl.data import DataOptions, Dataset, Split
 from edgedl.errors import RecipeError, UsageError
-from edgedl.model import Model, QuantizationPlan, load
+from edgedl.model import LoadOptions, Model, QuantizationPlan, load
 from edgedl.options import build, everything
 from edgedl.recipe import Limits, Recipe, from_table
 from edgedl.registry import REGISTRIES, entries, find, names
@@ -103,6 +103,9 @@ def test_round_trips_through_a_recipe_field_by_field(kind: Any, name: str) -> No
 def test_data_and_limits_round_trip_field_by_field() -> None:
     for data in others(DataOptions, metric="scores:mae"):
         hold_to_toml(Recipe("m.keras", data=data))
+    for way in others(LoadOptions):
+        if not way.allow_unsafe:  # which no recipe can say
+            hold_to_toml(Recipe("m.keras", load=way))
     for limits in others(Limits):
         hold_to_toml(Recipe("m.keras", limits=limits))
     hold_to_toml(Recipe("m.keras", seed=5))

@@ -18,8 +18,10 @@ import pytest
 import edgedl
 from edgedl import runtime
 from edgedl.artifact import Artifact, sha256
-from edgedl.errors import ConversionError, LimitError, UsageError
+from edgedl.errors import ConversionError, LimitError
 from edgedl.outcome import check_limits
+from edgedl.pipeline import with_defaults
+from edgedl.recipe import assemble
 
 ROOT = Path(__file__).parents[1]
 DIGITS = ROOT / "examples/digits.keras"
@@ -130,12 +132,15 @@ def test_direct_ways_import_no_training_framework(finished: tuple[dict[str, Any]
         assert again["bytes"] < base["bytes"]
 
 
-def test_a_file_goes_out_only_in_its_own_format(finished: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
-    report, out = finished
-    with pytest.raises(UsageError, match="goes out as"):
-        edgedl.compress(
-            out / report["baselines"][0]["path"], tmp_path / "o", formats=[report["baselines"][1]["format"]]
-        )
+def test_a_file_stays_itself_unless_another_format_is_asked_for(tmp_path: Path) -> None:
+    path = ROOT / "tests/data/tiny_float.tflite"
+    forms = {
+        formats: with_defaults(assemble(str(path), formats=formats)).load.form
+        for formats in [(), ("tflite",), ("onnx",), ("tflite", "onnx")]
+    }
+    assert forms == {(): "auto", ("tflite",): "auto", ("onnx",): "keras", ("tflite", "onnx"): "keras"}
+    assert with_defaults(assemble(str(path), load={"inputs": {"x": "1x4"}})).load.form == "keras"
+    assert [s.name for s in with_defaults(assemble(str(path))).exports] == ["tflite"]
 
 
 def test_no_data_works_and_says_so(tmp_path: Path) -> None:

@@ -19,10 +19,14 @@ COMMANDS = {
     "compress": "compress a trained model, verify and measure the result, write a report",
     "convert": "convert a model to .tflite or .onnx, quantized or not",
     "doctor": "show what is installed, what is missing, and the command that adds it",
+    "import": "read a model of any framework into one trainable .keras file, with proof",
     "inspect": "show layers, operators, parameters, multiply-accumulates, memory",
     "report": "show the report of a finished run again",
     "targets": "list the targets and their options",
 }
+
+
+MODULES = {"import": "import_"}  # where a command's file cannot have its name
 
 
 class LazyGroup(click.Group):
@@ -34,7 +38,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f".{name}", __name__).command
+        command: click.Command = importlib.import_module(f".{MODULES.get(name, name)}", __name__).command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -49,6 +53,7 @@ def cli(debug: bool) -> None:
     """Trained model in; small, fast and proven edge artifact out.
 
     \b
+    edgedl import model.onnx -o model.keras
     edgedl compress model.keras --data d.npz --max-drop 1% -o out
     edgedl bench out/model_int8.tflite --target cpu
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ..outcome import check_limits
-from ..pipeline import run
+from ..pipeline import default_format, run
 from ..recipe import MAX_SEED, Recipe, assemble
 from ..report import render_terminal
 from . import options
@@ -21,15 +21,17 @@ FALLBACK = ("dynamic", "int8-weight-only", "fp16", "int16x8")
 @click.command("compress")
 @click.argument("model", required=False)
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder for artifacts, report.json and report.html.")
+@options.loading
 @options.data
 @options.quantization
+@options.keep_layout
 @click.option(
     "--format",
     "-f",
     "formats",
     type=options.Names(),
     default=(),
-    help="tflite, onnx or both, comma-separated [tflite].",
+    help="tflite, onnx or both, comma-separated [what the model is, else tflite].",
 )
 @options.targets
 @click.option(
@@ -55,13 +57,15 @@ def command(
     allow_unsafe: bool,
     dry_run: bool,
     as_json: bool,
+    keep_layout: bool | None,
     **given: Any,
 ) -> None:
-    """Compress MODEL (.keras, .h5, SavedModel, .tflite, .onnx): quantize, convert, verify, measure, report.
+    """Compress MODEL, of any framework in docs/importers.md: quantize, convert, verify, measure, report.
 
     \b
     edgedl compress model.keras --data d.npz --max-drop 1% -o out
-    edgedl compress model.onnx --format onnx --quantize int8 --data d.npz -o out
+    edgedl compress model.onnx --format tflite --quantize int8 --data d.npz -o out
+    edgedl compress weights.pth --module net.py:build --input 1x3x32x32 --data d.npz -o out
     edgedl compress model.keras --data d.npz --dry-run > recipe.toml
     """
     tables = options.tables(**given)
@@ -70,6 +74,8 @@ def command(
         wanted = {"scheme": "int8"}
     if "max_drop" in tables["limits"] and given["quantize"] is None and recipe is None:
         tables["limits"]["fallback"] = list(FALLBACK)
+    if keep_layout is not None and not formats and recipe is None and model:
+        formats = (default_format(model),)
     resolved = assemble(
         model or "",
         recipe=recipe,
@@ -78,6 +84,7 @@ def command(
         settings=settings,
         seed=seed,
         targets=targets or (() if recipe else ("cpu",)),
+        keep_layout=keep_layout,
         **tables,
     )
     if dry_run:

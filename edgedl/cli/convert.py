@@ -21,8 +21,10 @@ from .display import Display
 @click.command("convert")
 @click.argument("model")
 @click.option("-o", "--out", required=True, help="FILE.tflite, FILE.onnx, or FOLDER/ for one of each.")
+@options.loading
 @options.data
 @options.quantization
+@options.keep_layout
 @options.settings
 @options.timeout
 @options.allow_unsafe
@@ -37,13 +39,15 @@ def command(
     dry_run: bool,
     force: bool,
     as_json: bool,
+    keep_layout: bool | None,
     **given: Any,
 ) -> None:
-    """Convert MODEL to .tflite or .onnx and verify the result.
+    """Convert MODEL, of any framework in docs/importers.md, to .tflite or .onnx and verify the result.
 
     \b
     edgedl convert model.keras -o model.tflite
     edgedl convert model.keras -o model_int8.onnx --quantize int8 --data d.npz
+    edgedl convert model.onnx -o model.tflite --input x=1x3x224x224
     edgedl convert saved_model/ -o out/
     """
     folder = out.endswith("/") or Path(out).is_dir()
@@ -61,7 +65,11 @@ def command(
         if not path.parent.is_dir():
             raise OutputError(f"there is no folder {path.parent}", next=f"mkdir -p {path.parent}")
     recipe = assemble(
-        model, formats=formats, settings=(*settings, ("limits.bench_seconds", 0.0)), **options.tables(**given)
+        model,
+        formats=formats,
+        settings=(*settings, ("limits.bench_seconds", 0.0)),
+        keep_layout=keep_layout,
+        **options.tables(**given),
     )
     if dry_run:
         click.echo(recipe.to_toml(), nl=False)

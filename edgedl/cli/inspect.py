@@ -8,16 +8,19 @@ from typing import Any
 import click
 
 from ..inspection import inspect_model
+from ..model import LoadOptions
+from ..options import build
 from . import options
 from .display import Display
 
 
 @click.command("inspect")
 @click.argument("model", type=click.Path(path_type=Path))
+@options.loading
 @options.timeout
 @options.allow_unsafe
 @options.as_json
-def command(model: Path, timeout: float | None, allow_unsafe: bool, as_json: bool) -> None:
+def command(model: Path, timeout: float | None, allow_unsafe: bool, as_json: bool, **loading: Any) -> None:
     """Show the layers of MODEL, its operators, parameters, multiply-accumulates (MACs) and activation memory.
 
     \b
@@ -27,7 +30,8 @@ def command(model: Path, timeout: float | None, allow_unsafe: bool, as_json: boo
     display = Display(quiet=as_json)
     try:
         display.begin(f"inspect {model.name}")
-        found = inspect_model(model, allow_unsafe=allow_unsafe, timeout_s=timeout or 900.0)
+        wanted = build(LoadOptions, options.load_table(**loading), "load")
+        found = inspect_model(model, wanted, allow_unsafe=allow_unsafe, timeout_s=timeout or 900.0)
     finally:
         display.close()
     if as_json:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
 
+from ..errors import UsageError
 from ..model import SCHEMES
 from ..options import parse_value
 
@@ -62,6 +64,18 @@ class Setting(click.ParamType[tuple[str, Any]]):
         return place.strip(), parse_value(text)
 
 
+class InputShape(click.ParamType[tuple[str, str]]):
+    """NAME=SHAPE, or SHAPE alone for the only input; the name may hold any characters."""
+
+    name = "name=shape"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        name, _, shape = str(value).rpartition("=")
+        if not re.fullmatch(r"(\?|\d+)(x(\?|\d+))*(:\w+)?", shape):
+            self.fail(f"'{shape}' is no shape; write 1x3x224x224, ? for any length, :int64 for a type", param, ctx)
+        return name, shape
+
+
 def apply(*options: Callable[[F], F]) -> Callable[[F], F]:
     """Several click options as one decorator, in the order given."""
 
@@ -100,6 +114,32 @@ quantization = apply(
         help="How activation ranges are chosen [minmax].",
     ),
 )
+loading = apply(
+    click.option(
+        "--input",
+        "inputs",
+        type=InputShape(),
+        multiple=True,
+        help="Shape of an input that the file leaves open, e.g. x=1x3x224x224 (? for any length, :int64 for a type). Repeatable.",
+    ),
+    click.option(
+        "--from",
+        "start",
+        metavar="TENSOR",
+        multiple=True,
+        help="Begin at this tensor, cut off what is before it. Repeatable.",
+    ),
+    click.option("--to", "end", metavar="TENSOR", multiple=True, help="End at this tensor. Repeatable."),
+    click.option(
+        "--module", metavar="MODULE:CALLABLE", help="What builds the network of a file that has only weights."
+    ),
+    click.option("--weights", metavar="FILE", help="The file of the weights, where it is another."),
+)
+keep_layout = click.option(
+    "--keep-layout/--no-keep-layout",
+    default=None,
+    help="Inputs and outputs with the axes of the original (NCHW), or as NHWC [.onnx keeps them, .tflite does not].",
+)
 settings = click.option(
     "--set",
     "settings",
@@ -121,14 +161,31 @@ def tables(
     io: str | None,
     max_drop: float | None = None,
     timeout: float | None = None,
+    **loading: Any,
 ) -> dict[str, Any]:
     """The tables of a recipe that these options stand for; what was not given is left out."""
     given: dict[str, dict[str, Any]] = {
+        "load": load_table(**loading),
         "data": {"source": data, "calibration": calibration},
         "quantize": {"scheme": quantize, "calibration": calibration_method, "io": io},
         "limits": {"max_drop": max_drop, "timeout_s": timeout},
     }
     return {name: {k: v for k, v in table.items() if v is not None} for name, table in given.items()}
+
+
+def load_table(
+    inputs: tuple[tuple[str, str], ...],
+    start: tuple[str, ...],
+    end: tuple[str, ...],
+    module: str | None,
+    weights: str | None,
+) -> dict[str, Any]:
+    """The fields of LoadOptions that these options stand for; what was not given is left out."""
+    twice = [name for i, (name, _) in enumerate(inputs) if name in [other for other, _ in inputs[:i]]]
+    if twice:
+        raise UsageError(f"--input is given twice for {twice[0] or 'the only input'}", next="leave one out")
+    found = {"inputs": dict(inputs), "start": list(start), "end": list(end), "module": module, "weights": weights}
+    return {k: v for k, v in found.items() if v}
 
 
 def print_json(value: Any) -> None:

@@ -2,6 +2,9 @@
 
 from .document import clean, parse, write_json
 from .html import write_html
+from .proof import proof_table, relative, tensor_lines
 from .terminal import bench_table, render_terminal
 
-__all__ = ["bench_table", "clean", "parse", "render_terminal", "write_html", "write_json"]
+__all__ = [
+    "bench_table", "clean", "parse", "proof_table", "relative", "render_terminal", "tensor_lines", "write_html", "write_json",
+]  # fmt: skip

@@ -114,9 +114,21 @@ class Entry(TypedDict):
     per_class: NotRequired[list[ClassChange]]
     confusion: NotRequired[list[list[int]]]
     left_float: NotRequired[list[FloatLayer]]
+    transposes: NotRequired[int | None]
+    layouts: NotRequired[dict[str, Any]]
     verification: NotRequired[Verification]
     attempts: NotRequired[list[Attempt]]
     warnings: NotRequired[list[str]]
+
+
+class Proof(TypedDict):
+    """An output of the imported model against the original's: differences as shares of its largest value."""
+
+    output: str
+    against: str
+    inputs: int
+    max_relative: float | None
+    mean_relative: float | None
 
 
 class ModelInfo(TypedDict):
@@ -131,6 +143,8 @@ class ModelInfo(TypedDict):
     layers: NotRequired[int | None]
     inputs: list[dict[str, Any]]
     outputs: list[dict[str, Any]]
+    layouts: NotRequired[dict[str, Any]]
+    proof: NotRequired[list[Proof]]
 
 
 class DataInfo(TypedDict):

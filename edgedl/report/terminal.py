@@ -12,6 +12,7 @@ from typing import Any
 
 from . import figures
 from .document import Document, parse, printable
+from .proof import proof_line, transposes
 from .summary import Row, headline, lead, rows, speed, targets
 
 BOLD, DIM, RED, GREEN, YELLOW = "1", "2", "31", "32", "33"
@@ -216,8 +217,11 @@ def _wrapped(text: str, width: int, paint: Paint, style: str, indent: str = "") 
 
 def _notes(document: Document, table: Sequence[Row], width: int, paint: Paint) -> str:
     """What is left float, what failed, and the warnings."""
-    lines = []
+    lines = [(line, DIM) for line in (proof_line(document["model"].get("proof", [])),) if line]
+    imported = bool(lines)
     for row in table:
+        if row.entry and row.role == "artifact" and row.entry.get("transposes") and imported:
+            lines.append((f"{row.name}: {transposes(row.entry)} left", DIM))
         kept = row.entry.get("left_float", []) if row.entry and row.role == "artifact" else []
         if kept:
             shown = ", ".join(k["layer"] for k in kept[:3]) + (f" and {len(kept) - 3} more" if len(kept) > 3 else "")
