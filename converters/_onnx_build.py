@@ -86,7 +86,10 @@ class Graph:
             if out in self.types:
                 raise ModelError(f"two tensors of the network are called '{out}'", next="export the model again")
             self.types[out] = found[out]
-            numel = math.prod(d for d in self.shape(out) if isinstance(d, int))
+            sizes = [d for d in self.shape(out) if isinstance(d, int)]
+            numel = math.prod(sizes)
+            if any(d < 1 for d in sizes):
+                raise Unsupported(f"its input is too small: the result would be {text(self.shape(out))}")
             if numel > MAX_NUMEL:
                 raise Unsupported(f"its result would have {numel:,} elements")
         self.nodes.append(node)

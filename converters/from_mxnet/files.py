@@ -159,10 +159,7 @@ def read_params(path: Path) -> dict[str, Array]:
     names = [_name(r) for _ in range(count)]
     if r.at != len(r.data):
         raise r.fail(f"{len(r.data) - r.at} bytes are left over")
-    found = {re.sub(r"^(arg|aux):", "", name): a for name, a in zip(names, arrays, strict=True) if a is not None}
-    if not found:
-        raise ModelError(f"{path.name} holds no named arrays", next=AGAIN)
-    return found
+    return {re.sub(r"^(arg|aux):", "", name): a for name, a in zip(names, arrays, strict=True) if a is not None}
 
 
 def _name(r: _Reader) -> str:

@@ -143,7 +143,8 @@ def convolution(g: MxGraph, op: Op) -> None:
     kernel, shared = _windows(g, op, op.whole("num_filter", None))
     group = op.whole("num_group", 1)
     channels = g.fixed(op.xs[0], 1)[0]
-    inputs = _weights(g, op, (op.whole("num_filter", None), channels // max(group, 1), *kernel), bias=False)
+    filters = op.whole("num_filter", None)
+    inputs = _weights(g, op, (filters, channels // max(group, 1), *kernel), filters)
     g.add("Conv", *inputs, name=op.name, out=op.outs[0], group=group, **shared)
 
 
@@ -168,7 +169,7 @@ def deconvolution(g: MxGraph, op: Op) -> None:
         shared["pads"] = (*pads, *pads)
     group = op.whole("num_group", 1)
     channels = g.fixed(op.xs[0], 1)[0]
-    inputs = _weights(g, op, (channels, filters // max(group, 1), *kernel), bias=True)
+    inputs = _weights(g, op, (channels, filters // max(group, 1), *kernel), filters, no_bias=True)
     g.add("ConvTranspose", *inputs, name=op.name, out=op.outs[0], group=group, output_padding=adjust, **shared)
 
 
@@ -182,14 +183,15 @@ def _windows(g: MxGraph, op: Op, filters: Any) -> tuple[tuple[int, ...], dict[st
     return kernel, {**shared, "kernel_shape": kernel}
 
 
-def _weights(g: MxGraph, op: Op, shape: tuple[int, ...], *, bias: bool) -> list[str]:
-    """Data, weight and, unless no_bias (whose default differs), bias; the weight's shape is checked."""
-    if g.shape(op.xs[1]) != shape:
-        raise Unsupported(f"its weight is {text(g.shape(op.xs[1]))}, and {text(shape)} is needed")
-    wanted = 2 if op.flag("no_bias", bias) else 3
-    if len(op.xs) < wanted:
+def _weights(g: MxGraph, op: Op, shape: tuple[int, ...], outputs: int, *, no_bias: bool = False) -> list[str]:
+    """Data, weight and, unless no_bias (whose default differs), bias; the shapes of both are checked."""
+    wanted = [shape] if op.flag("no_bias", no_bias) else [shape, (outputs,)]
+    if len(op.xs) <= len(wanted):
         raise Unsupported("its bias is missing")
-    return list(op.xs[:wanted])
+    for x, needed in zip(op.xs[1:], wanted, strict=False):
+        if g.shape(x) != needed:
+            raise Unsupported(f"its parameter '{x}' is {text(g.shape(x))}, and {text(needed)} is needed")
+    return list(op.xs[: len(wanted) + 1])
 
 
 @builds("FullyConnected", inputs=(2, 3))
@@ -199,10 +201,10 @@ def fully_connected(g: MxGraph, op: Op) -> None:
     if op.flag("flatten", True):
         if g.rank(x) != 2:
             x = g.add("Flatten", x, name=f"{op.name}/flatten", axis=1)
-        inputs = _weights(g, op, (hidden, *g.fixed(x, 1)), bias=False)
+        inputs = _weights(g, op, (hidden, *g.fixed(x, 1)), hidden)
         g.add("Gemm", x, *inputs[1:], name=op.name, out=op.outs[0], transB=1)
         return
-    _, weight, *bias = _weights(g, op, (hidden, *g.fixed(x, g.rank(x) - 1)), bias=False)
+    _, weight, *bias = _weights(g, op, (hidden, *g.fixed(x, g.rank(x) - 1)), hidden)
     turned = g.constant(g.value(weight).T, f"{op.name}/weight")
     if not bias:
         g.add("MatMul", x, turned, name=op.name, out=op.outs[0])
@@ -518,11 +520,18 @@ def softmax(g: MxGraph, op: Op) -> None:
     g.add(kind, x, name=op.name, out=op.outs[0], axis=axis)
 
 
-@builds("SoftmaxOutput", "Softmax", "SoftmaxActivation", inputs=(1, 2))
+@builds("SoftmaxActivation")
+def softmax_activation(g: MxGraph, op: Op) -> None:
+    """Over the channels, or (mode=instance, the default) the last dimension."""
+    axis = 1 if op.only("mode", "instance", "channel") == "channel" else -1
+    g.add("Softmax", op.xs[0], name=op.name, out=op.outs[0], axis=axis)
+
+
+@builds("SoftmaxOutput", "Softmax", inputs=(1, 2))
 def softmax_output(g: MxGraph, op: Op) -> None:
-    """Over the channels (multi_output, mode=channel), the last axis (preserve_shape), or all but the batch."""
+    """Over the channels (multi_output), the last dimension (preserve_shape), or all but the batch."""
     x = op.xs[0]
-    channel = op.flag("multi_output", False) or op.only("mode", "instance", "channel") == "channel"
+    channel = op.flag("multi_output", False)
     if channel or g.rank(x) == 2 or op.flag("preserve_shape", False):
         g.add("Softmax", x, name=op.name, out=op.outs[0], axis=1 if channel else -1)
         return
