@@ -164,9 +164,9 @@ def prepared(proto: Any, options: LoadOptions, what: str) -> Graph:
     given = [v for v in graph.input if v.name not in constants]
     nodes = _sorted(graph.node, {v.name for v in given} | set(constants), outputs, what)
     used = {n for node in nodes for n in reads(node)} | set(outputs)
+    _refuse_unknown_inputs(options, [v.name for v in given], what)
     batch = _batch_names(given)
     inputs = tuple(_input(v, nodes, options, what, batch) for v in given)
-    _refuse_unknown_inputs(options, inputs, what)
     kept = {k: v for k, v in constants.items() if k in used}
     return Graph(inputs, outputs, tuple(Node.of(n, version) for n in nodes), kept, version)
 
@@ -311,8 +311,7 @@ def _fixed(name: str, have: list[int | None] | None, want: tuple[int | None, ...
     ]
 
 
-def _refuse_unknown_inputs(options: LoadOptions, inputs: Sequence[Input], what: str) -> None:
-    names = [i.name for i in inputs]
+def _refuse_unknown_inputs(options: LoadOptions, names: Sequence[str], what: str) -> None:
     for name in options.inputs:
         if name and name not in names:
             raise UsageError(

@@ -1,0 +1,199 @@
+"""Graphs that are damaged, hostile or open: each is one clear error, before anything is built."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("keras", reason="needs keras: pip install 'edgedl[compress]'")
+
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+
+from edgedl.converters.from_onnx import load_onnx  # noqa: E402
+from edgedl.converters.from_onnx.graph import parse_shape  # noqa: E402
+from edgedl.errors import EdgedlError, ModelError, UnsafeModelError, UsageError  # noqa: E402
+from edgedl.model import LoadOptions, Model  # noqa: E402
+
+KERAS = LoadOptions(form="keras")
+
+
+def save(
+    path: Path, nodes: list[Any], inputs: Any = None, outputs: Any = None, weights: Any = (), opset: int = 17
+) -> Path:
+    inputs = inputs or [("x", ["N", 4])]
+    outputs = outputs or [("y", ["N", "M"])]
+    graph = helper.make_graph(
+        nodes, "g",
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in inputs],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in outputs],
+        [numpy_helper.from_array(v, n) for n, v in weights],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def rebuilt(path: Path, **options: Any) -> Model:
+    return load_onnx(path, LoadOptions(form="keras", **options))
+
+
+def test_a_plain_graph_is_rebuilt_and_proven(tmp_path: Path) -> None:
+    path = save(tmp_path / "m.onnx", [helper.make_node("Relu", ["x"], ["y"])])
+    model = rebuilt(path)
+    assert model.is_keras
+    assert [s.shape for s in model.inputs] == [(None, 4)]
+    assert model.proof
+    assert all(e["max_relative"] <= 1e-6 for e in model.proof)
+
+
+def test_a_circle_is_named(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Add", ["x", "b"], ["a"], name="first"),
+        helper.make_node("Relu", ["a"], ["b"], name="second"),
+    ]
+    path = save(tmp_path / "m.onnx", [*nodes, helper.make_node("Relu", ["b"], ["y"])])
+    with pytest.raises(ModelError):
+        rebuilt(path)
+
+
+def test_weights_whose_size_is_not_the_files_are_refused(tmp_path: Path) -> None:
+    lying = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4, 1 << 20], raw_data=b"\0" * 64)
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info("x", 1, ["N", 4])],
+        [helper.make_tensor_value_info("y", 1, ["N", "M"])],
+        [lying],
+    )
+    path = tmp_path / "m.onnx"
+    path.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]).SerializeToString())
+    with pytest.raises(ModelError, match="m.onnx"):
+        rebuilt(path)
+
+
+def test_external_data_outside_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"\0" * 64)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4, 4], data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value="../secret")
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])], "g",
+        [helper.make_tensor_value_info("x", 1, ["N", 4])], [helper.make_tensor_value_info("y", 1, ["N", "M"])], [tensor],
+    )  # fmt: skip
+    path = folder / "m.onnx"
+    path.write_bytes(helper.make_model(graph).SerializeToString())
+    with pytest.raises(UnsafeModelError, match="outside its own folder"):
+        rebuilt(path)
+
+
+def test_all_unknown_operators_are_named_at_once(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("NonZero", ["x"], ["a"], name="where"),
+        helper.make_node("Wobble", ["x"], ["b"], name="mine", domain="com.example"),
+        helper.make_node("Unique", ["x"], ["c"], name="once"),
+        helper.make_node("Cast", ["a"], ["d"], to=1),
+        helper.make_node("Sum", ["b", "c"], ["e"]),
+        helper.make_node("Sum", ["d", "e"], ["y"]),
+    ]
+    path = save(tmp_path / "m.onnx", nodes)
+    text = path.read_bytes()
+    model = onnx.load_model_from_string(text)
+    model.opset_import.add(domain="com.example", version=1)
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError) as caught:
+        rebuilt(path)
+    for name in ("where", "mine", "once", "com.example::Wobble", "NonZero", "Unique"):
+        assert name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("op", "inputs", "weights"),
+    [
+        ("ConstantOfShape", ["s"], [("s", np.array([1 << 30, 1 << 10]))]),
+        ("Expand", ["w", "s"], [("w", np.ones(1, np.float32)), ("s", np.array([1 << 30, 1 << 10]))]),
+        ("Tile", ["w", "s"], [("w", np.ones(1 << 10, np.float32)), ("s", np.array([1 << 30]))]),
+        ("Range", ["a", "s", "d"], [("a", np.float32(0)), ("s", np.float32(1e30)), ("d", np.float32(1))]),
+    ],
+)
+def test_a_constant_that_would_fill_the_memory_is_refused(
+    tmp_path: Path, op: str, inputs: list[str], weights: Any
+) -> None:
+    nodes = [helper.make_node(op, inputs, ["c"], name="bomb"), helper.make_node("Add", ["x", "c"], ["y"])]
+    path = save(tmp_path / "m.onnx", nodes, weights=[(n, np.asarray(v)) for n, v in weights])
+    with pytest.raises(ModelError, match="bomb"):
+        rebuilt(path)
+
+
+def test_open_sizes_ask_for_the_option_that_fixes_them(tmp_path: Path) -> None:
+    path = save(
+        tmp_path / "m.onnx",
+        [helper.make_node("Relu", ["x"], ["y"])],
+        [("x", ["N", "C", 8, "W"])],
+        [("y", ["N", "C", 8, "W"])],
+    )
+    with pytest.raises(UsageError) as caught:
+        rebuilt(path)
+    assert "--input x=1x" in caught.value.next
+    model = rebuilt(path, inputs={"x": "1x3x8x5"})
+    assert [s.shape for s in model.inputs] == [(None, 3, 8, 5)]
+    with pytest.raises(UsageError, match="otherwise"):
+        rebuilt(path, inputs={"x": "1x3x9x5"})
+    with pytest.raises(UsageError, match="did you mean 'x'"):
+        rebuilt(path, inputs={"xx": "1x3x8x5"})
+
+
+def test_a_batch_of_one_becomes_free_where_the_graph_allows_it(tmp_path: Path) -> None:
+    weights = [("s", np.array([1, -1, 2]))]
+    path = save(
+        tmp_path / "free.onnx",
+        [helper.make_node("Reshape", ["x", "s"], ["y"])],
+        [("x", [1, 6])],
+        [("y", [1, 3, 2])],
+        weights,
+    )
+    assert rebuilt(path).inputs[0].shape == (None, 6)
+    mixed = [helper.make_node("Squeeze", ["x", "a"], ["q"]), helper.make_node("Softmax", ["q"], ["y"], axis=0)]
+    path = save(tmp_path / "one.onnx", mixed, [("x", [1, 6])], [("y", [6])], [("a", np.array([0]))])
+    assert rebuilt(path).inputs[0].shape == (1, 6)
+
+
+def test_a_part_of_the_graph_between_named_tensors(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Exp", ["x"], ["a"]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Neg", ["b"], ["c"]),
+        helper.make_node("Abs", ["c"], ["y"]),
+    ]
+    path = save(tmp_path / "m.onnx", nodes)
+    model = rebuilt(path, start=("a",), end=("c",))
+    assert [s.name for s in model.inputs] == ["a"]
+    assert [s.name for s in model.outputs] == ["c"]
+    np.testing.assert_allclose(np.asarray(model.net(np.array([[1.0, -2, 3, 0]], np.float32))), [[-1, 0, -3, 0]])
+    with pytest.raises(UsageError, match="no tensor 'q'"):
+        rebuilt(path, start=("q",))
+
+
+def test_parts_of_files_and_noise_are_errors_of_ours(tmp_path: Path) -> None:
+    good = save(tmp_path / "m.onnx", [helper.make_node("Relu", ["x"], ["y"])]).read_bytes()
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        body = bytearray(good[: rng.integers(1, len(good))] if i % 2 else good)
+        for _ in range(3):
+            body[rng.integers(0, len(body))] = rng.integers(0, 256)
+        path = tmp_path / f"bad{i}.onnx"
+        path.write_bytes(bytes(body))
+        try:
+            rebuilt(path)
+        except EdgedlError as error:
+            assert error.next
+
+
+@pytest.mark.parametrize(("text", "shape"), [("1x3x8x8", (1, 3, 8, 8)), ("?x16", (None, 16)), ("Nx4:int64", (None, 4))])
+def test_shapes_are_read_as_they_are_written(text: str, shape: Any) -> None:
+    assert parse_shape(text) == shape
