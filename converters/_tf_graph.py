@@ -222,7 +222,7 @@ def borders(graph: Any, needed: set[str]) -> list[str]:
     """Tensors where the front end, and all that feeds it, hands over to the network: the place to begin at."""
     front = ancestors(graph, [n.name for n in graph.node if n.name in needed and n.op in FRONT_END])
     constant = {n.name for n in graph.node if n.op in ("Const", *VARIABLES)}
-    found = {}
+    found: dict[str, None] = {}
     for node in graph.node:
         if node.name in needed and node.name not in front:
             for text in node.input:

@@ -13,6 +13,7 @@ from ..artifact import Array
 from ..errors import ModelError, UsageError
 from ..model import LoadOptions, Model
 from . import _onnx, _tf_graph
+from ._batches import one_by_one
 from ._frameworks import no_stderr, tensorflow
 from ._keras_files import AGAIN, FAILURES, reason
 from ._onnx_build import parse_shape
@@ -184,7 +185,8 @@ def _runner(name: str, cut: Any, holders: Mapping[tuple[str, int], str], ends: E
                                  next="give input sizes with --input NAME=SHAPE") from error  # fmt: skip
         return {n: np.asarray(a) for n, a in found.items()}
 
-    return run
+    shapes = [next(n for n in cut.node if n.name == h).attr["shape"].shape for h in holders.values()]
+    return one_by_one(run, [[d.size for d in s.dim] for s in shapes])
 
 
 def _checkpoint(path: Path) -> tuple[Any, tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""SavedModel folders that Keras 2 wrote, as one Keras 3 functional model."""
+"""SavedModel folders as one Keras 3 functional model: from the configs of Keras 2's layers, or from the bare graph."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import ModelError, UnsafeModelError
 from ..model import LoadOptions, Model
+from . import _tf_graph
 from ._frameworks import tensorflow, tf_keras
 from ._keras_config import check_graphs, refuse_code, refuse_unknown
 from ._keras_files import AGAIN, MAX_BYTES, parse_json, reason
@@ -20,17 +21,18 @@ FILE_OPS = frozenset(  # operations that leave the graph: files, Python, other p
 )
 METRIC = "_tf_keras_metric"  # the only Keras object in a SavedModel that is not a layer
 ROOTS = ("_tf_keras_network", "_tf_keras_sequential", "_tf_keras_model")
-OTHER_WAYS = (
-    "load it where it was made and save it with model.save('model.keras') or, in Keras 2, model.save('model.h5')"
-)
+SAVER = frozenset({"SaveV2", "RestoreV2", "MergeV2Checkpoints"})  # part of every SavedModel, and run by none of them
 
 
 def load_saved_model(path: Path, options: LoadOptions) -> Model:
-    """A SavedModel with the configs of its Keras layers. Raises ModelError, UnsafeModelError, MissingDependencyError."""
+    """A SavedModel: with the configs of its Keras layers, or, where it has none or `options` cut it, its frozen graph.
+
+    Raises ModelError, UnsafeModelError, UsageError (several signatures), VerificationError, MissingDependencyError.
+    """
     proto = _read(path)
     metadata = list(_keras_objects(path, proto))
-    if not any(identifier in ROOTS for identifier, _ in metadata):
-        raise _without_keras(path, proto)
+    if options.start or options.end or not any(identifier in ROOTS for identifier, _ in metadata):
+        return _from_graph(path, proto, options)
     configs = [config for _, config in metadata]
     try:
         refuse_code(path, configs, allow_unsafe=options.allow_unsafe)
@@ -86,10 +88,10 @@ def _keras_objects(path: Path, proto: Any) -> Iterator[tuple[str, Any]]:
             yield identifier, parse_json(path, f"the metadata of a Keras object ({identifier})", text)
 
 
-def _refuse_file_ops(path: Path, proto: Any) -> None:
+def _refuse_file_ops(path: Path, proto: Any, refused: frozenset[str] = FILE_OPS) -> None:
     graphs = [m.graph_def for m in proto.meta_graphs]
     bodies = [g.node for g in graphs] + [f.node_def for g in graphs for f in g.library.function]
-    found = sorted({node.op for nodes in bodies for node in nodes} & FILE_OPS)
+    found = sorted({node.op for nodes in bodies for node in nodes} & refused)
     if found:
         raise UnsafeModelError(
             f"{path} is refused: its graph has operations that reach outside of it ({', '.join(found)})",
@@ -97,11 +99,10 @@ def _refuse_file_ops(path: Path, proto: Any) -> None:
         )
 
 
-def _without_keras(path: Path, proto: Any) -> ModelError:
-    signatures = sorted(k for k in proto.meta_graphs[0].signature_def if not k.startswith("__"))
-    what = f"signatures: {', '.join(signatures)}" if signatures else "no signatures"
-    return ModelError(
-        f"{path} is a SavedModel without the configs of its Keras layers ({what}): a bare TensorFlow graph, as "
-        "model.export() and tf.saved_model.save() write it, which edgedl cannot rebuild as a trainable model",
-        next=OTHER_WAYS,
-    )
+def _from_graph(path: Path, proto: Any, options: LoadOptions) -> Model:
+    """A bare graph, as model.export() and tf.saved_model.save() write it."""
+    from ._saved_graph import source
+    from .from_onnx import from_source
+
+    _refuse_file_ops(path, proto, FILE_OPS | (_tf_graph.FILE_OPS - SAVER))
+    return from_source(source(path, options), path, options)

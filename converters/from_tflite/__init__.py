@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ...artifact import Array
 from ...errors import ModelError, UsageError
 from ...model import LoadOptions, Model
 from .. import _onnx, _tflite
+from .._batches import one_by_one
 from .._onnx_build import parse_shape
 from .._source import Runner, Source
 from .graph import Graph, Sizes, is_quantized, source_graph
@@ -80,14 +79,9 @@ def _litert(
 
     def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
         feed = [inputs[graph.wish(i)] for i in graph.graph.inputs]
-        fixed = [graph.emit.shape(graph.bound[i]) for i in graph.graph.inputs]
-        count = max((len(a) for a in feed if a.ndim), default=1)
-        if count == 1 or not any(f and f[0] == 1 for f in fixed):
-            return dict(zip(outputs, _invoke(opened(), feed, path), strict=True))
-        parts = [_invoke(opened(), [a[n : n + 1] if a.ndim else a for a in feed], path) for n in range(count)]
-        return {name: np.concatenate([np.atleast_1d(p[i]) for p in parts]) for i, name in enumerate(outputs)}
+        return dict(zip(outputs, _invoke(opened(), feed, path), strict=True))
 
-    return run
+    return one_by_one(run, [graph.emit.shape(n) for n in graph.emit.inputs])
 
 
 def _invoke(interpreter: Any, feed: list[Array], path: Path) -> list[Array]:
