@@ -114,7 +114,7 @@ def _wanted(file: Mapping[str, Any], names: Sequence[str], recipe: Recipe) -> di
         "options": everything(options),
         "inputs": [asdict(replace(s, name=call[s.name])) for s in inputs],
         "outputs": [asdict(s) for s in outputs],
-        "layouts": {call.get(name, name): list(perm) for name, perm in axes.items()},
+        "layouts": {call.get(name, name): perm for name, perm in file["original_layouts"].items()},
     }
 
 

@@ -24,6 +24,12 @@ def layouts_of(artifact: Artifact) -> dict[str, tuple[int, ...]]:
     return read_layouts(artifact.metadata.get("layouts"), ranks)
 
 
+def original_layouts(artifact: Artifact) -> dict[str, tuple[int, ...]]:
+    """The layouts of the original that an artifact was made from, which arrays made for the original have."""
+    ranks = {s.name: len(s.shape) for s in (*artifact.inputs, *artifact.outputs)}
+    return {**read_layouts(artifact.metadata.get("original_layouts"), ranks), **layouts_of(artifact)}
+
+
 def read_layouts(found: Any, ranks: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
     """The layouts in plain JSON that fit tensors of these ranks.
 

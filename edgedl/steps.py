@@ -20,7 +20,7 @@ from .artifact import Array, Artifact, TensorSpec, spec_from_json
 from .data import DataOptions, Dataset, Split
 from .engine import describe, open_engine, predict
 from .errors import ConversionError, VerificationError
-from .layouts import from_file, layouts_of, plain, preprocessing_from_file, read_layouts, to_file
+from .layouts import from_file, layouts_of, original_layouts, plain, preprocessing_from_file, read_layouts, to_file
 from .model import GRAPH_FORMATS, LoadOptions, Model, load
 from .options import build
 from .registry import find
@@ -125,13 +125,14 @@ def _bounded(dataset: Dataset, outputs: list[TensorSpec]) -> Dataset:
 
 
 def describe_file(path: str) -> dict[str, Any]:
-    """Inputs, outputs, declared preprocessing and layouts of a .tflite or .onnx."""
+    """Inputs, outputs, declared preprocessing of a .tflite or .onnx, its layouts and those of its original."""
     found = describe(Path(path))
     return {
         "inputs": [asdict(s) for s in found.inputs],
         "outputs": [asdict(s) for s in found.outputs],
         "preprocessing": dict(found.metadata.get("preprocessing", {})),
         "layouts": plain(layouts_of(found)),
+        "original_layouts": plain(original_layouts(found)),
     }
 
 

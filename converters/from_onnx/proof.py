@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...artifact import Array
+from ...errors import ModelError
 from .. import _onnx
 from .._frameworks import keras
 from .._source import Runner, Source
@@ -40,11 +41,17 @@ def generated(graph: Graph, count: int, seed: int = 0) -> dict[str, Array]:
 
 def run_onnx(proto: Any, inputs: Mapping[str, Array]) -> dict[str, Array]:
     """What ONNX Runtime computes, its optimizer off; one member of the batch at a time where the file says 1."""
-    return run_session(_onnx.session(proto, optimize=False), inputs)
+    try:
+        return run_session(_onnx.session(proto, optimize=False), inputs)
+    except _onnx.runtime_errors() as error:
+        raise ModelError(
+            f"ONNX Runtime cannot run the original on generated inputs: {_onnx.last_line(error)}",
+            next="check the model, and give its open shapes with --input; a network too large for the memory cannot be proven",
+        ) from error
 
 
 def run_session(session: Any, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """What a session computes, whose batch may be fixed at 1."""
+    """What a session computes, whose batch may be fixed at 1. Raises what `_onnx.runtime_errors` names."""
     infos = session.get_inputs()
     names = [o.name for o in session.get_outputs()]
     feed = {i.name: _as(inputs[i.name], i.type) for i in infos}

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...artifact import Artifact, TensorSpec, write_atomic
 from ...errors import ConversionError, UsageError
-from ...layouts import plain, preprocessing_in_file, specs_in_file
+from ...layouts import Layouts, plain, preprocessing_in_file, specs_in_file
 from ...model import STATIC, Model, QuantizationPlan
 from .. import _onnx
 
@@ -49,7 +49,7 @@ class ToOnnx:
         if not model.is_keras:  # of a Keras model, the quantize stage has checked; some of its layers are folded
             _refuse_unused_overrides(proto, plan)
         proto, left, known = _quantized(proto, plan, data, inputs, outputs)
-        return _write(proto, plan, data, out, (inputs, outputs), left, known)
+        return _write(proto, plan, data, out, (inputs, outputs), left, known, model.layouts)
 
     def _check(self) -> None:
         if not 13 <= self.opset <= 18:
@@ -143,6 +143,7 @@ def _write(
     ends: tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]],
     left: list[dict[str, str]],
     known: Mapping[str, Any],
+    original: Layouts,
 ) -> Artifact:
     from .io_types import specs
 
@@ -153,8 +154,10 @@ def _write(
     body = proto.SerializeToString(deterministic=True)
     _prove(body, data, inputs)
     write_atomic(out, body)
-    artifact = Artifact(out, "onnx", inputs, outputs, {}, _metadata(proto, plan, data, left))
-    return artifact.save()
+    metadata = _metadata(proto, plan, data, left)
+    if original:
+        metadata["original_layouts"] = plain(original)
+    return Artifact(out, "onnx", inputs, outputs, {}, metadata).save()
 
 
 def _prove(body: bytes, data: Dataset, inputs: tuple[TensorSpec, ...]) -> None:

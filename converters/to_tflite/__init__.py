@@ -175,6 +175,8 @@ def _metadata(model: Model, data: Dataset, plan: QuantizationPlan, left: list[Le
     preprocessing = {name: p.to_json() for name, p in data.preprocessing.items() if name in known}
     if preprocessing:
         found["preprocessing"] = preprocessing_in_file(preprocessing, data.layouts)
+    if model.layouts:
+        found["original_layouts"] = plain(model.layouts)
     if data.layouts:
         found["layouts"] = plain(data.layouts)
     return found
