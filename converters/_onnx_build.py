@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,6 +38,7 @@ class Graph:
     constants: dict[str, Any] = field(default_factory=dict)
     types: dict[str, Any] = field(default_factory=dict)
     taken: set[str] = field(default_factory=set)  # names of nodes
+    reserved: set[str] = field(default_factory=set)  # names of tensors that only an explicit `out` may have
 
     def input(self, name: str, shape: Sequence[Dim], dtype: str = "float32") -> str:
         """A new input."""
@@ -68,7 +69,7 @@ class Graph:
 
     def fresh(self, name: str) -> str:
         """`name`, with a number behind it where a tensor is called so already."""
-        return unique(name, self.types)
+        return unique(name, self.types, self.reserved)
 
     def add(self, op: str, *inputs: str, name: str, out: str = "", **attributes: Any) -> str:
         """A node with one output, whose name is `out`, or else the node's."""
@@ -167,18 +168,17 @@ class Graph:
         return kept[::-1], needed
 
 
-def unique(name: str, taken: Any) -> str:
-    """`name`, or `name_2`, `name_3` ...: the first that is not in `taken`.
+def unique(name: str, *taken: Container[str]) -> str:
+    """`name`, or `name_2`, `name_3` ...: the first that is in none of `taken`.
 
-    >>> unique("conv", {"conv", "conv_2"})
+    >>> unique("conv", {"conv"}, {"conv_2"})
     'conv_3'
     """
-    if name not in taken:
-        return name
-    n = 2
-    while f"{name}_{n}" in taken:
+    found, n = name, 1
+    while any(found in names for names in taken):
         n += 1
-    return f"{name}_{n}"
+        found = f"{name}_{n}"
+    return found
 
 
 def text(shape: Sequence[Dim]) -> str:

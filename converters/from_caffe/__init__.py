@@ -20,7 +20,6 @@ from .net import Layer, Net, build
 from .schema import read_text, read_weights
 
 TEXT, WEIGHTS = ".prototxt", ".caffemodel"
-NO_ORACLE = {"MVN", "LRN"}
 
 
 def load_caffe(path: Path, options: LoadOptions = LoadOptions()) -> Model:  # noqa: B008 (frozen)
@@ -46,6 +45,8 @@ def source(path: Path, options: LoadOptions) -> Source:
         notes.append("the batch size stays as declared: a layer mixes the images of a batch")
     model = graph.model(net.outputs, f"imported from {prototxt.name} and {caffemodel.name}")
     runner, name = reference(net, prototxt, caffemodel)
+    if runner is not None and not _agrees_in_shape(runner, graph, net):
+        runner, name = None, ""
     return Source(model, "Caffe", runner, name, notes=(*notes, *net.notes))
 
 
@@ -113,6 +114,7 @@ def _batch(net: Net, name: str) -> int:
 
 def _convert(net: Net, given: Mapping[str, tuple[Shape, str]], title: str) -> CaffeGraph:
     g = CaffeGraph(net.name, batch=max((_batch(net, name) for name in net.inputs), default=1))
+    g.reserved = {top for layer in net.layers for top in layer.tops}
     for name, (shape, dtype) in given.items():
         open_batch = shape[:1] and not isinstance(shape[0], int)
         g.input(name, (BATCH, *shape[1:]) if open_batch else shape, dtype)
@@ -156,12 +158,15 @@ def _scales(net: Net) -> dict[str, Layer]:
 
 
 def reference(net: Net, prototxt: Path, caffemodel: Path) -> tuple[Runner | None, str]:
-    """The network in OpenCV, and its version; None where OpenCV is missing, dropped Caffe (5.0), or cannot read it."""
+    """The network in OpenCV, and its version; None where OpenCV is missing, dropped Caffe (5.0), or cannot read it.
+
+    Also None for the layers that OpenCV is known to compute in another way than Caffe (`_differs`).
+    """
     try:
         cv2: Any = importlib.import_module("cv2")
     except ImportError:
         return None, ""
-    if not hasattr(cv2.dnn, "readNetFromCaffe") or any(layer.type in NO_ORACLE for layer in net.layers):
+    if not hasattr(cv2.dnn, "readNetFromCaffe") or any(_differs(layer) for layer in net.layers):
         return None, ""
     try:
         network = cv2.dnn.readNetFromCaffe(str(prototxt), str(caffemodel))
@@ -173,22 +178,39 @@ def reference(net: Net, prototxt: Path, caffemodel: Path) -> tuple[Runner | None
     return _Runner(network, net).run, f"OpenCV {cv2.__version__}"
 
 
+def _differs(layer: Layer) -> bool:
+    """Whether OpenCV 4 computes a layer in another way than Caffe does."""
+    if layer.type == "MVN":  # eps inside of the root
+        return True
+    p = layer.spec.lrn_param
+    return layer.type == "LRN" and (p.norm_region == 1 or p.k != 1)  # another average; k is not read
+
+
+def _agrees_in_shape(runner: Runner, graph: CaffeGraph, net: Net) -> bool:
+    """Whether OpenCV can run the network, and its outputs have the shapes they have here."""
+    cv2: Any = importlib.import_module("cv2")
+    sizes = {i.name: [d if isinstance(d, int) else 1 for d in graph.shape(i.name)] for i in graph.inputs}
+    try:
+        found = runner({name: np.zeros(shape, np.float32) for name, shape in sizes.items()})
+    except cv2.error:
+        return False
+    wanted = {name: tuple(d if isinstance(d, int) else 1 for d in graph.shape(name)) for name in net.outputs}
+    return all(found[name].shape == shape for name, shape in wanted.items())
+
+
 class _Runner:
     """A network of cv2.dnn, called with arrays by name."""
 
     def __init__(self, network: Any, net: Net) -> None:
         self.network = network
-        self.layers = {net.producers[name] for name in net.outputs}
-        self.tops = {layer.name: layer.tops for layer in net.layers if layer.name in self.layers}
         self.outputs: Sequence[str] = net.outputs
+        self.layers = sorted({net.producers[name] for name in net.outputs})
+        self.tops = {layer.name: layer.tops for layer in net.layers}
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Arrays by input name -> arrays by output name."""
         for name, value in inputs.items():
             self.network.setInput(np.ascontiguousarray(value, np.float32), name)
-        names = sorted(self.layers)
-        found = self.network.forwardAndRetrieve(names)
-        values = {
-            top: v for name, vs in zip(names, found, strict=True) for top, v in zip(self.tops[name], vs, strict=False)
-        }
-        return {name: np.asarray(values[name]) for name in self.outputs}
+        found = zip(self.layers, self.network.forwardAndRetrieve(self.layers), strict=True)
+        values = {top: v for name, vs in found for top, v in zip(self.tops[name], vs, strict=False)}
+        return {name: np.array(values[name]) for name in self.outputs}

@@ -858,9 +858,7 @@ def _sides(p: Any) -> list[tuple[float, float]]:
     sides: list[tuple[float, float]] = []
     for i, size in enumerate(int(s) for s in p.min_size):
         sides.append((size, size))
-        base = float(size)
         if p.max_size:
-            base = math.sqrt(size * int(p.max_size[i]))
-            sides.append((base, base))
-        sides += [(base * math.sqrt(r), base / math.sqrt(r)) for r in ratios if abs(r - 1) >= 1e-6]
+            sides.append((math.sqrt(size * int(p.max_size[i])),) * 2)
+        sides += [(size * math.sqrt(r), size / math.sqrt(r)) for r in ratios if abs(r - 1) >= 1e-6]
     return sides
