@@ -308,6 +308,8 @@ def _layer(job: Job, way: Direction, sequences: bool, state: bool, name: str) ->
         options["recurrent_activation"] = names[0]
     if job.node.op == "GRU":
         options["reset_after"] = job.reset_after
+    if size(job.steps) == 1:
+        options["unroll"] = True  # no loop for a single step, as streaming models have it
     return getattr(keras().layers, job.kind.layer)(
         way.units, use_bias=way.bias is not None, return_sequences=sequences, return_state=state,
         go_backwards=way.backwards, name=name, **options,
