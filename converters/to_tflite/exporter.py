@@ -13,6 +13,7 @@ from ...errors import ConversionError
 from ...layouts import Layouts, inverse
 from ...model import Model
 from .._frameworks import keras, tensorflow
+from .batches import freed, must_be_one
 
 SIGNATURE = "serving_default"
 Perm = tuple[int, ...] | None
@@ -25,8 +26,8 @@ def export(model: Model, *, unroll: bool, layouts: Layouts) -> bytes:
     """The float .tflite of a Keras model, by way of a SavedModel of our own making.
 
     `TFLiteConverter.from_concrete_functions` is not used: with Keras 3 it writes NaNs without an error.
-    The batch size stays free, but for models with an RNN, which get batch 1 (TensorFlow Lite converts no RNN
-    otherwise); `unroll` replaces their loop by its steps, for static quantization. Inputs and outputs have the axes
+    The batch size stays free (see batches.py), but for models with an RNN (TensorFlow Lite converts none otherwise) or a
+    transposed convolution (whose output shape is then a constant), which get batch 1; `unroll` replaces their loop by its steps, for static quantization. Inputs and outputs have the axes
     that `layouts` says.
     Raises ConversionError with the converter's last meaningful line, and for an RNN that cannot be unrolled.
     """
@@ -36,13 +37,21 @@ def export(model: Model, *, unroll: bool, layouts: Layouts) -> bytes:
     tf = tensorflow()
     from tensorflow.lite.python.convert_phase import ConverterError
 
+    perms = [[layouts.get(s.name) for s in specs] for specs in (model.inputs, model.outputs)]
+    free = all(t.shape and t.shape[0] is None and None not in t.shape[1:] for t in net.inputs)
+    try:
+        if not free or recurrent:
+            return _converted(tf, net, 1 if recurrent else None, *perms)
+        one = _converted(tf, net, 1, *perms)
+        return freed(one) or (one if must_be_one(one) else _converted(tf, net, None, *perms))
+    except (ConverterError, tf.errors.OpError, ValueError, TypeError, RuntimeError) as error:
+        raise _failure(error) from error
+
+
+def _converted(tf: Any, net: Any, batch: int | None, befores: list[Perm], afters: list[Perm]) -> bytes:
     with tempfile.TemporaryDirectory(prefix="edgedl-") as folder:
-        try:
-            perms = [[layouts.get(s.name) for s in specs] for specs in (model.inputs, model.outputs)]
-            _save(tf, net, folder, 1 if recurrent else None, *perms)
-            return bytes(tf.lite.TFLiteConverter.from_saved_model(folder).convert())
-        except (ConverterError, tf.errors.OpError, ValueError, TypeError, RuntimeError) as error:
-            raise _failure(error) from error
+        _save(tf, net, folder, batch, befores, afters)
+        return bytes(tf.lite.TFLiteConverter.from_saved_model(folder).convert())
 
 
 def _save(tf: Any, net: Any, folder: str, batch: int | None, befores: list[Perm], afters: list[Perm]) -> None:
