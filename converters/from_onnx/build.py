@@ -13,7 +13,7 @@ from .._frameworks import keras
 from .._layers import register
 from .builder import Builder
 from .fold import folded
-from .graph import Graph
+from .graph import Graph, reads
 from .layout import Dims, Factor, NotFree, flat, new_dim, shape
 from .node import Node, Unsupported
 from .ops import table
@@ -96,6 +96,8 @@ def _outputs(
     layouts: dict[str, tuple[int, ...]] = {}
     sources = {id(values[i.name].tensor) for i in graph.inputs}
     for name in graph.outputs:
+        if values[name].items is not None:
+            raise ModelError(f"the output '{name}' is a sequence, not a tensor", next="cut the model before it with --to")
         value = builder.materialized(values[name])
         order = _order(value)
         tensor = value.canonical() if order is None else value.permuted(order)
@@ -122,8 +124,9 @@ def _walk(builder: Builder, graph: Graph, values: dict[str, Value]) -> None:
     problems: list[str] = []
     lost: set[str] = set()
     known = table()
+    builder.scope = values
     for node in graph.nodes:
-        missing = [n for n in node.proto.input if n in lost]
+        missing = [n for n in reads(node.proto) if n in lost]
         if missing:
             lost.update(n for n in node.outputs if n)
             if node.op not in known and not _foldable(node, values):
@@ -165,7 +168,7 @@ def step(builder: Builder, node: Node, inputs: Sequence[Value | None], known: Ma
     if node.op in CONTROL and node.proto.domain in ("", "ai.onnx"):
         return tuple(CONTROL[node.op](builder, node, *inputs))
     given = [v for v in inputs if v is not None]
-    if all(v.is_constant for v in given) and node.op not in RANDOM and (given or node.op == "Constant"):
+    if all(v.is_constant for v in given) and node.op not in UNFOLDED and (given or node.op == "Constant"):
         return folded(node, inputs)
     build = known.get(node.op) if node.proto.domain in ("", "ai.onnx") else known.get(f"{node.proto.domain}::{node.op}")
     if build is None:
@@ -177,8 +180,9 @@ def step(builder: Builder, node: Node, inputs: Sequence[Value | None], known: Ma
     return made if isinstance(made, tuple) else (made,)
 
 
-RANDOM = frozenset(
+UNFOLDED = frozenset(  # operators that are built even where all they read is constant: chance, and sequences
     {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
+    | {"SequenceConstruct", "SequenceInsert", "SplitToSequence"}
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,9 @@ class Builder:
     freed: bool = False  # whether the batch was 1 in the file and is any number here
     names: set[str] = field(default_factory=set)
     node: Node | None = None
+    scope: MutableMapping[str, Value] = field(default_factory=dict)  # what the names mean where the walk is
+    depth: int = 0  # how many bodies of control flow the walk is in
+    made: int = 0  # nodes of such bodies so far
 
     # --- names
 

@@ -63,6 +63,7 @@ class Value:
     positive: bool = False  # never below zero
     made: dict[Dims, Any] = field(default_factory=dict)  # the tensor in other layouts, as they were asked for
     range: tuple[float, float] | None = None  # what a quantized original says of it
+    items: tuple[Value, ...] | None = None  # the entries, where this is a sequence
 
     # --- constants
 
@@ -73,6 +74,11 @@ class Value:
         constant = Constant((first, first if second is None else np.asarray(second)))
         dims = new_dims(first.shape)
         return cls(dims, dims, None, constant, str(first.dtype))
+
+    @classmethod
+    def sequence(cls, items: Sequence[Value]) -> Value:
+        """A sequence of values."""
+        return cls((), (), items=tuple(items))
 
     @property
     def is_constant(self) -> bool:

@@ -23,6 +23,6 @@ def op(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 def table() -> dict[str, Callable[..., Any]]:
     """All operators."""
-    from . import conv, linear, logic, math, normalization, pooling, reduction, rnn, shaping  # noqa: F401
+    from . import conv, linear, logic, math, normalization, pooling, reduction, rnn, sequence, shaping  # noqa: F401
 
     return OPS
