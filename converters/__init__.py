@@ -1,4 +1,6 @@
-"""The registries of importers (file -> Model), converters (Model -> Artifact) and inspectors (file -> layers)."""
+"""The registries of importers (file -> Model), their sources (file -> ONNX graph), converters (Model -> Artifact) and
+inspectors (file -> layers).
+"""
 
 CONVERTERS = {
     "tflite": "edgedl.converters.to_tflite:ToTflite",
@@ -16,6 +18,16 @@ IMPORTERS = {
     "saved_model": "edgedl.converters.from_saved_model:load_saved_model",
     "tflite": "edgedl.converters.from_tflite:load_tflite",
 }
+
+SOURCES = {  # what an import is held to again, node by node
+    "caffe": "edgedl.converters.from_caffe:source",
+    "checkpoint": "edgedl.converters.from_graphdef:source",
+    "graphdef": "edgedl.converters.from_graphdef:source",
+    "mxnet": "edgedl.converters.from_mxnet:source",
+    "onnx": "edgedl.converters.from_onnx:source",
+    "tflite": "edgedl.converters.from_tflite:source",
+}
+COMPARE = "edgedl.converters.from_onnx:compare"  # (source, path, options, network) -> entries, first node that differs
 
 INSPECTORS = {
     "keras": "edgedl.converters.inspect_keras:KerasInspector",

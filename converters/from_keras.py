@@ -9,6 +9,7 @@ from typing import Any
 from ..artifact import TensorSpec
 from ..errors import MissingDependencyError, ModelError
 from ..model import LoadOptions, Model
+from . import _layers
 from ._frameworks import keras, tensorflow, tf_keras
 from ._keras_config import CONTAINERS, CUSTOM, Entry, cannot_load, check_graphs, refuse_code, refuse_unknown
 from ._keras_files import AGAIN, FAILURES, read_h5_config, read_keras_zip, reason, with_suffix
@@ -36,6 +37,7 @@ def _load(path: Path, config: Any, version: str, suffix: str, allow_unsafe: bool
     try:
         refuse_code(path, config, allow_unsafe=allow_unsafe)
         if version.startswith("3."):
+            _layers.register()  # what an imported model may hold
             refuse_unknown(path, config, _unknown_keras3)
             net = _load_keras3(path, suffix, allow_unsafe)
             return as_model(net, path, f"Keras {version}")

@@ -8,12 +8,13 @@ from typing import Any, Literal
 
 from .errors import UsageError
 
-Kind = Literal["stage", "converter", "importer", "inspector", "target"]
+Kind = Literal["stage", "converter", "importer", "source", "inspector", "target"]
 
 REGISTRIES: dict[Kind, str] = {
     "stage": "edgedl.stages:STAGES",
     "converter": "edgedl.converters:CONVERTERS",
     "importer": "edgedl.converters:IMPORTERS",
+    "source": "edgedl.converters:SOURCES",
     "inspector": "edgedl.converters:INSPECTORS",
     "target": "edgedl.targets:TARGETS",
 }

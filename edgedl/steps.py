@@ -157,19 +157,19 @@ def apply_stage(
 def run_original(model: str, data: str, folder: str) -> dict[str, Any]:
     """Outputs of the model as it came, on the probe and on the validation inputs; returns its metrics."""
     net, dataset = recall(model), Dataset.restore(Path(data))
-    probe = _outputs(net, dataset.feed(dataset.calibration, 0, PROBE))
+    probe = outputs_of(net, dataset.feed(dataset.calibration, 0, PROBE))
     save_arrays(Path(folder) / "probe.npz", probe)
     total = len(dataset.validation)
     parts = []
     for start in range(0, total, BATCH * 4):
-        parts.append(_outputs(net, dataset.feed(dataset.validation, start, min(start + BATCH * 4, total))))
+        parts.append(outputs_of(net, dataset.feed(dataset.validation, start, min(start + BATCH * 4, total))))
         progress(min(start + BATCH * 4, total), total, "original model on the validation data")
     outputs = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
     save_arrays(Path(folder) / "validation.npz", outputs)
     return score(dataset, outputs, outputs)
 
 
-def _outputs(model: Model, inputs: Mapping[str, Array]) -> dict[str, Array]:
+def outputs_of(model: Model, inputs: Mapping[str, Array]) -> dict[str, Array]:
     """What the model computes, by output name."""
     if not model.is_keras:
         return predict(describe(model.net.path), inputs)

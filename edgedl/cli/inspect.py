@@ -2,35 +2,53 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
+from ..comparing import compare_models
 from ..inspection import inspect_model
 from ..model import LoadOptions
 from ..options import build
+from ..report import proof_table, relative
 from . import options
 from .display import Display
 
 
 @click.command("inspect")
 @click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "--against",
+    metavar="ORIGINAL",
+    type=click.Path(path_type=Path),
+    help="Hold MODEL to the file it was made from: outputs, and the first node that differs.",
+)
 @options.loading
 @options.timeout
 @options.allow_unsafe
 @options.as_json
-def command(model: Path, timeout: float | None, allow_unsafe: bool, as_json: bool, **loading: Any) -> None:
+def command(
+    model: Path, against: Path | None, timeout: float | None, allow_unsafe: bool, as_json: bool, **loading: Any
+) -> None:
     """Show the layers of MODEL, its operators, parameters, multiply-accumulates (MACs) and activation memory.
 
     \b
     edgedl inspect model.keras
     edgedl inspect out/model_int8.tflite --json
+    edgedl inspect model.keras --against model.onnx
     """
     display = Display(quiet=as_json)
     try:
         display.begin(f"inspect {model.name}")
         wanted = build(LoadOptions, options.load_table(**loading), "load")
+        if against is not None:
+            wanted = replace(wanted, allow_unsafe=allow_unsafe)
+            told = compare_models(model, against, wanted, timeout_s=timeout or 900.0)
+            display.close()
+            options.print_json(told) if as_json else click.echo(_comparison(told))
+            return
         found = inspect_model(model, wanted, allow_unsafe=allow_unsafe, timeout_s=timeout or 900.0)
     finally:
         display.close()
@@ -39,6 +57,22 @@ def command(model: Path, timeout: float | None, allow_unsafe: bool, as_json: boo
         return
     click.echo(_layers(found["layers"]))
     click.echo(_summary(found))
+
+
+def _comparison(found: dict[str, Any]) -> str:
+    first = found["first"]
+    lines = [proof_table(found["outputs"]), ""]
+    if found["same"]:
+        lines.append(f"{found['path']} computes what {found['original']} computes")
+    elif first is None:
+        lines.append(f"{found['path']} differs from {found['original']}")
+    else:
+        shapes = [f"[{', '.join(map(str, first[k]))}]" for k in ("original_shape", "rebuilt_shape")]
+        lines.append(
+            f"the first node whose output differs is '{first['node']}' ({first['op']}), output '{first['output']}': "
+            f"{shapes[0]} in the original, {shapes[1]} here, relative difference {relative(first['max_relative'])}"
+        )
+    return "\n".join([*lines, *(f"  note    {n}" for n in found["notes"])])
 
 
 def table(header: list[str], rows: list[list[str]], text: int) -> str:

@@ -79,7 +79,7 @@ def imported() -> Callable[[str], tuple[Model, Dataset]]:
 
 def expected(model: Model, data: Dataset) -> dict[str, Any]:
     """What the Keras model computes."""
-    return steps._outputs(model, data.feed(data.validation))
+    return steps.outputs_of(model, data.feed(data.validation))
 
 
 @pytest.mark.parametrize("name", list(BUILT))
