@@ -8,7 +8,7 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy as np
 from ..artifact import Array
 from ..errors import MissingDependencyError, ModelError
 from . import _onnx
+from ._frameworks import no_stderr
 from ._source import Runner
 from ._torch_inputs import TRACED_BATCH, Input, examples, fixed
 
@@ -74,8 +75,8 @@ def export(module: Any, inputs: tuple[Input, ...]) -> tuple[Any, tuple[str, ...]
     """
     open_batch = any(one.batch is not None for one in inputs)
     if open_batch and _runs(module, inputs, TRACED_BATCH) is None:
-        proto = _exported(module, inputs, TRACED_BATCH)
-        if all(_agrees(proto, module, inputs, batch) for batch in (1, 3)):
+        proto, _ = _exported(module, inputs, TRACED_BATCH)
+        if proto is not None:
             return proto, ()
     problem = _runs(module, inputs, 1)
     if problem is not None:
@@ -84,8 +85,10 @@ def export(module: Any, inputs: tuple[Input, ...]) -> tuple[Any, tuple[str, ...]
             f"the module fails on inputs of the given shapes ({shapes}): {problem}",
             next="correct the shapes and types with --input NAME=SHAPE[:TYPE], or the module",
         )
-    proto = _exported(module, fixed(inputs), 1)
-    return proto, ("the batch is fixed at 1: the module computes something else with more",) if open_batch else ()
+    proto, problems = _exported(module, fixed(inputs), 1)
+    if proto is None:
+        raise _refusal(module, inputs, problems)
+    return proto, ("the batch is fixed at 1, because the exported graph is wrong with another",) if open_batch else ()
 
 
 def _runs(module: Any, inputs: tuple[Input, ...], batch: int) -> str | None:
@@ -112,28 +115,36 @@ def _agrees(proto: Any, module: Any, inputs: tuple[Input, ...], batch: int) -> b
     )
 
 
-def _exported(module: Any, inputs: tuple[Input, ...], batch: int) -> Any:
-    """By the TorchScript exporter (0.1 s for a small model), else by that of torch.export (seconds, and onnxscript)."""
+def _exported(module: Any, inputs: tuple[Input, ...], batch: int) -> tuple[Any | None, list[str]]:
+    """A graph that computes what the module does, or None and why.
+
+    By the TorchScript exporter (0.1 s for a small model), else by that of torch.export (seconds, and onnxscript).
+    """
     values = {k: torch().from_numpy(v) for k, v in examples(inputs, batch).items()}
     outputs = _output_names(module, values)
-    attempts: list[Callable[..., bytes]] = [_by_torchscript, _by_dynamo]
-    problems: list[BaseException] = []
-    for attempt in attempts:
+    sizes = (1, 3) if any(one.batch is not None for one in inputs) else (1,)
+    problems: list[str] = []
+    for attempt in (_by_torchscript, _by_dynamo):
         try:
             with quiet():
-                data = attempt(module, values, inputs, outputs)
-            return _tidy(_onnx.onnx().load_model_from_string(data))
-        except (*_export_errors(), MissingDependencyError) as error:
-            problems.append(error)
-    raise _refusal(module, values, problems) from problems[0]
+                proto = _tidy(_onnx.onnx().load_model_from_string(attempt(module, values, inputs, outputs)))
+        except _export_errors() as error:
+            problems.append(_one_line(error))
+            continue
+        if all(_agrees(proto, module, inputs, size) for size in sizes if _runs(module, inputs, size) is None):
+            return proto, []
+        problems.append("the exported graph computes something else than the module")
+    return None, problems
 
 
 def _by_torchscript(module: Any, values: dict[str, Any], inputs: tuple[Input, ...], outputs: list[str]) -> bytes:
     """`training=PRESERVE` keeps BatchNormalization apart from the convolutions; constants (LSTM weights) are folded."""
     t, file = torch(), io.BytesIO()
-    is_script = isinstance(module, t.jit.ScriptModule)
+    flat = _wrapped(module, list(values))
+    if isinstance(module, t.jit.ScriptModule):  # the exporter's own trace does not go through one
+        flat = t.jit.trace(flat, tuple(values.values()), check_trace=False)
     t.onnx.export(
-        module if is_script else _wrapped(module, list(values)),
+        flat,
         tuple(values.values()),
         file,
         input_names=list(values),
@@ -147,17 +158,19 @@ def _by_torchscript(module: Any, values: dict[str, Any], inputs: tuple[Input, ..
 
 
 def _by_dynamo(module: Any, values: dict[str, Any], inputs: tuple[Input, ...], outputs: list[str]) -> bytes:
+    """`optimize=False`, because it folds BatchNormalization into the convolutions; constants are folded afterwards."""
     t = torch()
+    if isinstance(module, t.jit.ScriptModule):
+        raise NotImplementedError("torch.export takes no TorchScript")
     try:
-        importlib.import_module("onnxscript")
+        optimizer = importlib.import_module("onnxscript.optimizer")
     except ImportError as error:
         raise MissingDependencyError(
             "the second exporter of torch needs onnxscript, which is not installed", next="pip install 'edgedl[torch]'"
         ) from error
     batch = t.export.Dim("batch")
-    is_program = isinstance(module, t.export.ExportedProgram)
     program = t.onnx.export(
-        module if is_program else _wrapped(module, list(values)),
+        _wrapped(module, list(values)),
         tuple(values.values()),
         input_names=list(values),
         output_names=outputs,
@@ -165,10 +178,10 @@ def _by_dynamo(module: Any, values: dict[str, Any], inputs: tuple[Input, ...], o
         dynamo=True,
         optimize=False,
         verbose=False,
-        dynamic_shapes=None
-        if is_program
-        else ([{one.batch: batch} if one.batch is not None else None for one in inputs],),
+        dynamic_shapes=(tuple({one.batch: batch} if one.batch is not None else None for one in inputs),),
     )
+    optimizer.fold_constants(program.model)
+    optimizer.remove_unused_nodes(program.model)
     data: bytes = program.model_proto.SerializeToString()
     return data
 
@@ -185,7 +198,28 @@ def _wrapped(module: Any, names: list[str]) -> Any:
         def forward(self, *tensors: Any) -> Any:
             return tuple(flatten(getattr(self, PREFIX)(**dict(zip(names, tensors, strict=True)))).values())
 
-    return Flat().train(module.training)
+    flat = Flat()
+    flat.training = module.training  # and its children as they are: exported programs refuse eval()
+    return flat
+
+
+def called_by_name(program: Any, names: tuple[str, ...]) -> Any:
+    """The module of an exported program, which insists on the call it was exported with, called with names alone."""
+    t, module = torch(), program.module()
+    positional = len((program.example_inputs or (names, {}))[0])
+
+    class Named(t.nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            setattr(self, PREFIX, module)
+
+        def forward(self, **tensors: Any) -> Any:
+            args = [tensors[name] for name in names[:positional]]
+            return getattr(self, PREFIX)(*args, **{name: tensors[name] for name in names[positional:]})
+
+    named = Named()
+    named.training = False
+    return named
 
 
 def _output_names(module: Any, values: dict[str, Any]) -> list[str]:
@@ -202,7 +236,7 @@ def _tidy(proto: Any) -> Any:
     """Names as in the module, without the wrapper's."""
 
     def short(name: str) -> str:
-        return re.sub(rf"/{PREFIX}/", "/", re.sub(rf"^{PREFIX}\.", "", name))
+        return re.sub(rf"/({PREFIX}/)+", "/", re.sub(rf"^({PREFIX}\.)+", "", name))
 
     for graph in _onnx.graphs(proto.graph):
         for node in graph.node:
@@ -226,6 +260,7 @@ def quiet() -> Iterator[None]:
     try:
         with (
             warnings.catch_warnings(),
+            no_stderr(),
             contextlib.redirect_stdout(io.StringIO()),
             contextlib.redirect_stderr(io.StringIO()),
         ):
@@ -241,22 +276,36 @@ def _export_errors() -> tuple[type[BaseException], ...]:
     errors = importlib.import_module("torch.onnx.errors")
     found = [getattr(errors, n) for n in ("OnnxExporterError", "UnsupportedOperatorError") if hasattr(errors, n)]
     graph = importlib.import_module("torch.jit").TracingCheckError
-    return (*found, graph, t.jit.Error, RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, NotImplementedError, AssertionError)  # fmt: skip
+    return (*found, graph, t.jit.Error, MissingDependencyError, RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, NotImplementedError, AssertionError)  # fmt: skip
 
 
-def _refusal(module: Any, values: dict[str, Any], problems: list[BaseException]) -> ModelError:
-    """Every operator that neither exporter knows, or what they say."""
-    text = " ".join(str(p) for p in problems)
-    operators = sorted(set(re.findall(r"(?:aten|prim|quantized|torchvision|torch_\w+)::\w+|\baten\.\w+", text)))
+def _refusal(module: Any, inputs: tuple[Input, ...], problems: list[str]) -> ModelError:
+    """Every operator that torch's first exporter does not know, or what both exporters say."""
+    operators = _unconvertible(module, inputs)
     if operators:
         return ModelError(
             f"the module uses operators that ONNX has no words for: {', '.join(operators)}",
             next="write them with other operators, or move what comes before or after them out of the module",
         )
     return ModelError(
-        f"the module cannot be exported: {_one_line(problems[0])}",
+        f"the module cannot be exported: {'; '.join(dict.fromkeys(problems))}",
         next="let `forward` take and return tensors only, without branches that depend on their values",
     )
+
+
+def _unconvertible(module: Any, inputs: tuple[Input, ...]) -> list[str]:
+    t = torch()
+    values = {k: t.from_numpy(v) for k, v in examples(inputs, 1).items()}
+    if isinstance(module, t.jit.ScriptModule):
+        return []
+    try:
+        with quiet():
+            _, found = t.onnx.utils.unconvertible_ops(
+                _wrapped(module, list(values)), tuple(values.values()), opset_version=OPSET
+            )
+    except _export_errors():
+        return []
+    return sorted(set(found))
 
 
 def _one_line(error: BaseException) -> str:
