@@ -23,6 +23,22 @@ def op(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 def table() -> dict[str, Callable[..., Any]]:
     """All operators."""
-    from . import conv, linear, logic, math, normalization, pooling, reduction, rnn, sequence, shaping  # noqa: F401
+    from . import (  # noqa: F401
+        attention,
+        conv,
+        indexing,
+        linear,
+        logic,
+        math,
+        normalization,
+        pooling,
+        reduction,
+        refused,
+        resize,
+        rnn,
+        sequence,
+        shaping,
+        signal,
+    )
 
     return OPS

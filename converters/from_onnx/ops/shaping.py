@@ -290,11 +290,11 @@ def slice_(b: Builder, node: Node, x: Value, starts: Value | None = None, ends: 
     step = [int(s) for s in steps.array.reshape(-1)] if steps is not None else [1] * len(begin)
     out = x
     for a, i, j, s in zip(along, begin, stop, step, strict=True):
-        out = _sliced(b, out, axis_of(a, x.rank), i, j, s)
+        out = sliced(b, out, axis_of(a, x.rank), i, j, s)
     return out
 
 
-def _sliced(b: Builder, x: Value, axis: int, begin: Size, stop: Size, step: int) -> Value:
+def sliced(b: Builder, x: Value, axis: int, begin: Size, stop: Size, step: int) -> Value:
     length = x.shape[axis]
     if length is None:
         whole = (
@@ -406,7 +406,7 @@ def pad(b: Builder, node: Node, x: Value, pads: Value | None = None, fill: Value
     for a, (low, high) in pairs.items():
         if low < 0 or high < 0:
             length = int(value.shape[a] or 0)
-            value = _sliced(b, value, a, max(-low, 0), length - max(-high, 0), 1)
+            value = sliced(b, value, a, max(-low, 0), length - max(-high, 0), 1)
     pairs = {a: (max(low, 0), max(high, 0)) for a, (low, high) in pairs.items() if low > 0 or high > 0}
     if not pairs:
         return value
@@ -481,4 +481,4 @@ def trilu(b: Builder, node: Node, x: Value, k: Value | None = None) -> Value:
     return b.elementwise(lambda m, t: ops.where(m, t, ops.zeros_like(t)), Value.of_constant(mask), x)
 
 
-__all__ = ["of_tensor", "reshaped", "total"]
+__all__ = ["of_tensor", "padded", "reshaped", "sliced", "total"]
