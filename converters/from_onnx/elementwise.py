@@ -24,12 +24,19 @@ def broadcast(builder: Builder, apply: Callable[..., Any], operands: Sequence[Va
     lead = max(computed, key=elements)
     rank = max(v.rank for v in operands)
     dims, told = _common(lead, operands, rank)
-    axes = _whole(_arrangement(lead, dims), [told[i][0] for i, v in enumerate(operands) if not v.is_constant])
+    there = [_present(v, dims) if v.is_constant else told[i][0] for i, v in enumerate(operands)]
+    axes = _whole(_arrangement(lead, dims), there)
     ready = [
         _constant(builder, v, dims, axes) if v.is_constant else _laid(v, told[i], axes) for i, v in enumerate(operands)
     ]
     tensor = builder.named(apply(*ready))
     return Value(dims, axes, tensor, None, tensor.dtype)
+
+
+def _present(v: Value, dims: Dims) -> Dims:
+    """The dimensions along which a constant differs."""
+    lengths = (1,) * (len(dims) - v.rank) + collapsed(v).shape
+    return tuple(d if n != 1 else () for n, d in zip(lengths, dims, strict=True))
 
 
 def _common(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -66,6 +66,7 @@ class Input:
     dtype: str
     channels_first: bool
     batch_axis: int = 0  # where the batch is
+    limit: int = 100  # integers that it takes are below this, as far as the graph tells
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +168,7 @@ def prepared(proto: Any, options: LoadOptions, what: str) -> Graph:
     _refuse_unknown_inputs(options, [v.name for v in given], what)
     batch = _batch_names(given)
     inputs = tuple(_input(v, nodes, options, what, batch) for v in given)
+    inputs = tuple(replace(i, limit=_limit(i.name, nodes, constants)) if "int" in i.dtype else i for i in inputs)
     kept = {k: v for k, v in constants.items() if k in used}
     return Graph(inputs, outputs, tuple(Node.of(n, version) for n in nodes), kept, version)
 
@@ -321,6 +323,24 @@ def _refuse_unknown_inputs(options: LoadOptions, names: Sequence[str], what: str
             raise UsageError(
                 f"{what} has {len(names)} inputs, and --input names none", next=f"write --input {names[0]}=SHAPE"
             )
+
+
+CARRIES = frozenset({"Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Transpose", "Slice", "Flatten", "Expand"})
+
+
+def _limit(name: str, nodes: Sequence[Any], constants: Mapping[str, Array]) -> int:
+    """How many rows the shortest table has that an integer input looks up; 100 where it looks up none."""
+    found, carried = 0, {name}
+    for node in nodes:
+        if node.op_type in CARRIES and node.input[0] in carried:
+            carried.update(node.output)
+        looks_up = node.op_type == "Gather" and node.input[1] in carried and node.input[0] in constants
+        if looks_up and constants[node.input[0]].ndim:
+            axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
+            table = constants[node.input[0]].shape
+            rows = table[axis] if -len(table) <= axis < len(table) else 0
+            found = min(found or rows, rows)
+    return found or 100
 
 
 def channels_first(name: str, nodes: Sequence[Any]) -> bool:

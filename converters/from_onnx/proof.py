@@ -33,7 +33,7 @@ def generated(graph: Graph, count: int, seed: int = 0) -> dict[str, Array]:
         if i.dtype == "bool":
             out[i.name] = rng.random(shape) < 0.5
         elif np.dtype(i.dtype).kind in "iu":
-            out[i.name] = rng.integers(0, 2 if len(shape) == 2 and "mask" in i.name else 100, shape).astype(i.dtype)
+            out[i.name] = rng.integers(0, 2 if "mask" in i.name.lower() else i.limit, shape).astype(i.dtype)
         else:
             out[i.name] = rng.normal(0, 1, shape).astype(np.float32)
     return out

@@ -11,7 +11,7 @@ import numpy as np
 from ..._frameworks import keras
 from ..builder import Builder
 from ..layout import flat
-from ..node import Node, Unsupported
+from ..node import Node, Unsupported, axis_of
 from ..value import Value
 from . import op
 
@@ -41,9 +41,25 @@ def _merged(b: Builder, layer: str, plain: Callable[..., Any], x: Value, y: Valu
     return b.elementwise(apply, x, y)
 
 
+def _sum(left: Any, right: Any) -> Any:
+    """left + right; of [1, c, 1, 1] as a difference, because TensorFlow's optimizer takes that sum for a bias of an NCHW
+    convolution and transposes all of it."""
+    ops = keras().ops
+    if _is_nchw_bias(right):
+        return ops.subtract(left, ops.negative(right) if hasattr(right, "_keras_history") else -right)
+    if _is_nchw_bias(left):
+        return _sum(right, left)
+    return ops.add(left, right)
+
+
+def _is_nchw_bias(value: Any) -> bool:
+    shape = tuple(getattr(value, "shape", ()))
+    return len(shape) in (4, 5) and shape[1] != 1 and all(n == 1 for i, n in enumerate(shape) if i != 1)
+
+
 @op("Add")
 def add(b: Builder, node: Node, x: Value, y: Value) -> Value:
-    out = _merged(b, "Add", keras().ops.add, x, y)
+    out = _merged(b, "Add", _sum, x, y)
     out.positive = x.positive and y.positive
     return out
 
@@ -311,7 +327,11 @@ def is_inf(b: Builder, node: Node, x: Value) -> Value:
 
 
 @op("Identity", "Dropout")
-def identity(b: Builder, node: Node, x: Value, *rest: Value) -> Any:
+def identity(b: Builder, node: Node, x: Value, *rest: Any) -> Any:
+    if node.op == "Dropout" and len(rest) > 1 and not (rest[1].is_constant and not rest[1].array.any()):
+        rate = rest[0].array.reshape(-1)[0] if rest[0] is not None and rest[0].is_constant else 1
+        if rate:
+            raise Unsupported("Dropout in training mode: export the model in evaluation mode")
     if node.op == "Dropout" and node.wants(1):
         mask = b.unary(lambda t: keras().ops.equal(keras().ops.zeros_like(t), 0), x)
         return x, mask
@@ -387,25 +407,34 @@ def hardmax(b: Builder, node: Node, x: Value) -> Value:
     ops = keras().ops
 
     def build(t: Any, at: int) -> Any:
-        hot = ops.one_hot(ops.argmax(t, axis=at), t.shape[at], axis=at, dtype=x.dtype)
-        return b.named(hot)
+        shape = [1] * len(t.shape)
+        shape[at] = int(t.shape[at])
+        first = ops.cast(ops.argmax(t, axis=at, keepdims=True), "int32")
+        return b.named(ops.cast(ops.equal(first, np.arange(shape[at], dtype=np.int32).reshape(shape)), x.dtype))
 
     return _softmax_like(b, node, x, build)
 
 
-@op("CumSum")
-def cumsum(b: Builder, node: Node, x: Value, axis: Value) -> Value:
+@op("CumSum", "CumProd")
+def cumulative(b: Builder, node: Node, x: Value, axis: Value) -> Value:
     ops = keras().ops
-    value, at = x.apart(int(axis.array.reshape(-1)[0]) % x.rank)
-    t = value.tensor
+    index = axis_of(int(axis.array.reshape(-1)[0]), x.rank)
+    if x.shape[index] is None:
+        raise Unsupported("a running total over the batch")
+    value, at = x.apart(index)
+    t, length = value.tensor, int(x.shape[index] or 1)
     if node.integer("reverse"):
         t = ops.flip(t, axis=at)
-    total = ops.cumsum(t, axis=at)
     if node.integer("exclusive"):
-        total = ops.subtract(total, t)
+        pads = [(0, 0)] * len(t.shape)
+        pads[at] = (1, 0)
+        first = 0 if node.op == "CumSum" else 1
+        shifted = ops.pad(t, pads, constant_values=float(first) if x.dtype.startswith("float") else first)
+        t = shifted[tuple(slice(0, length) if i == at else slice(None) for i in range(len(pads)))]
+    total = ops.cumsum(t, axis=at) if node.op == "CumSum" else ops.cumprod(t, axis=at)
     if node.integer("reverse"):
         total = ops.flip(total, axis=at)
-    return value.like(b.named(total))
+    return value.like(b.named(ops.cast(total, x.dtype)))
 
 
 __all__ = ["dtype_of"]
