@@ -16,7 +16,7 @@ from ._onnx import last_line, onnx, proto_errors
 OPSET = 17
 IR_VERSION = 8
 BATCH = "N"  # the name of a batch dimension that stays open
-MAX_NUMEL = 1 << 31  # elements of one tensor, constants and intermediate results alike
+MAX_NUMEL = 1 << 28  # elements of one tensor (of one sample, where the batch is open): 1 GiB as float32
 MAX_NODES = 100_000
 DATA_ELEMENTS = 64  # a constant of at most so many elements is given to shape inference with its values
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,7 @@ def source(path: Path, options: LoadOptions) -> Source:
     if fixed:
         notes.append("the batch size stays as declared: a layer mixes the images of a batch")
     model = graph.model(net.outputs, f"imported from {prototxt.name} and {caffemodel.name}")
-    runner, name = reference(net, prototxt, caffemodel)
-    if runner is not None and not _agrees_in_shape(runner, graph, net):
-        runner, name = None, ""
+    runner, name = reference(net, graph, prototxt, caffemodel)
     return Source(model, "Caffe", runner, name, notes=(*notes, *net.notes))
 
 
@@ -157,10 +155,11 @@ def _scales(net: Net) -> dict[str, Layer]:
     return found
 
 
-def reference(net: Net, prototxt: Path, caffemodel: Path) -> tuple[Runner | None, str]:
-    """The network in OpenCV, and its version; None where OpenCV is missing, dropped Caffe (5.0), or cannot read it.
+def reference(net: Net, graph: CaffeGraph, prototxt: Path, caffemodel: Path) -> tuple[Runner | None, str]:
+    """The network in OpenCV, and its version.
 
-    Also None for the layers that OpenCV is known to compute in another way than Caffe (`_differs`).
+    None where OpenCV is missing, dropped Caffe (5.0), cannot read or run the network, makes outputs of other shapes,
+    or is known to compute a layer in another way than Caffe (`_differs`).
     """
     try:
         cv2: Any = importlib.import_module("cv2")
@@ -168,14 +167,16 @@ def reference(net: Net, prototxt: Path, caffemodel: Path) -> tuple[Runner | None
         return None, ""
     if not hasattr(cv2.dnn, "readNetFromCaffe") or any(_differs(layer) for layer in net.layers):
         return None, ""
+    sizes = {i.name: [d if isinstance(d, int) else 1 for d in graph.shape(i.name)] for i in graph.inputs}
+    wanted = {name: tuple(d if isinstance(d, int) else 1 for d in graph.shape(name)) for name in net.outputs}
     try:
-        network = cv2.dnn.readNetFromCaffe(str(prototxt), str(caffemodel))
-    except cv2.error:
+        runner = _Runner(cv2.dnn.readNetFromCaffe(str(prototxt), str(caffemodel)), net, graph)
+        found = runner.run({name: np.zeros(shape, np.float32) for name, shape in sizes.items()})
+    except (cv2.error, KeyError):
         return None, ""
-    known = set(network.getLayerNames())
-    if not all(net.producers.get(name) in known for name in net.outputs):
+    if any(found[name].shape != shape for name, shape in wanted.items()):
         return None, ""
-    return _Runner(network, net).run, f"OpenCV {cv2.__version__}"
+    return runner.run, f"OpenCV {cv2.__version__}"
 
 
 def _differs(layer: Layer) -> bool:
@@ -186,29 +187,31 @@ def _differs(layer: Layer) -> bool:
     return layer.type == "LRN" and (p.norm_region == 1 or p.k != 1)  # another average; k is not read
 
 
-def _agrees_in_shape(runner: Runner, graph: CaffeGraph, net: Net) -> bool:
-    """Whether OpenCV can run the network, and its outputs have the shapes they have here."""
-    cv2: Any = importlib.import_module("cv2")
-    sizes = {i.name: [d if isinstance(d, int) else 1 for d in graph.shape(i.name)] for i in graph.inputs}
-    try:
-        found = runner({name: np.zeros(shape, np.float32) for name, shape in sizes.items()})
-    except cv2.error:
-        return False
-    wanted = {name: tuple(d if isinstance(d, int) else 1 for d in graph.shape(name)) for name in net.outputs}
-    return all(found[name].shape == shape for name, shape in wanted.items())
-
-
 class _Runner:
-    """A network of cv2.dnn, called with arrays by name."""
+    """A network of cv2.dnn, called with arrays by name; raises KeyError for an output that no layer of it makes."""
 
-    def __init__(self, network: Any, net: Net) -> None:
+    def __init__(self, network: Any, net: Net, graph: CaffeGraph) -> None:
+        known = set(network.getLayerNames())
         self.network = network
-        self.outputs: Sequence[str] = net.outputs
+        self.tops = {layer.name: layer.tops for layer in net.layers if layer.name in known}
         self.layers = sorted({net.producers[name] for name in net.outputs})
-        self.tops = {layer.name: layer.tops for layer in net.layers}
+        self.outputs = {name: graph.is_open(name) for name in net.outputs}
+        written = any(layer.type == "Reshape" for layer in net.layers)  # the batch size may be a number in it
+        self.step = graph.batch if written and all(graph.is_open(i.name) for i in graph.inputs) else 0
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Arrays by input name -> arrays by output name."""
+        """Arrays by input name -> arrays by output name; by the declared batch size where the network depends on it."""
+        n = len(next(iter(inputs.values())))
+        if not self.step or n == self.step:
+            return self._once(inputs)
+        rest = -n % self.step
+        padded = {k: np.concatenate([v, np.zeros((rest, *v.shape[1:]), v.dtype)]) for k, v in inputs.items()}
+        starts = range(0, n, self.step)
+        parts = [self._once({k: v[i : i + self.step] for k, v in padded.items()}) for i in starts]
+        whole = {k: np.concatenate([part[k] for part in parts])[:n] for k, is_open in self.outputs.items() if is_open}
+        return {k: whole[k] if k in whole else parts[0][k] for k in self.outputs}
+
+    def _once(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         for name, value in inputs.items():
             self.network.setInput(np.ascontiguousarray(value, np.float32), name)
         found = zip(self.layers, self.network.forwardAndRetrieve(self.layers), strict=True)

@@ -270,9 +270,10 @@ def batch_norm_scale(g: CaffeGraph, layer: Layer, scale: Layer, x: str) -> None:
 
 def fuses(norm: Layer, scale: Layer) -> bool:
     """Whether `scale` only adds gain and bias to the channels that `norm` normalizes."""
+    if (norm.type, scale.type) != ("BatchNorm", "Scale") or norm.spec.batch_norm_param.scale_bias:
+        return False
     p = scale.spec.scale_param
-    plain = norm.type == "BatchNorm" and not norm.spec.batch_norm_param.scale_bias
-    return plain and scale.type == "Scale" and scale.bottoms == norm.tops and p.axis == 1 and p.num_axes == 1
+    return scale.bottoms == norm.tops and p.axis == 1 and p.num_axes == 1
 
 
 def _channels(g: CaffeGraph, x: str) -> int:

@@ -214,6 +214,12 @@ def _single_assignment(layers: Sequence[Layer], inputs: Mapping[str, Any]) -> tu
                 f"layer {layer.label} reads '{unknown[0]}', which no layer before it makes in the TEST phase",
                 next="check the prototxt; an inference network (deploy.prototxt) is what is needed",
             )
+        again = [top for top in layer.tops if top in current and top not in layer.bottoms]
+        if again or len(set(layer.tops)) != len(layer.tops):
+            raise ModelError(
+                f"layer {layer.label} writes '{(again or layer.tops)[0]}', which is written already",
+                next="correct the prototxt: only a layer that reads a blob may write it again",
+            )
         bottoms = tuple(current[b] for b in layer.bottoms)
         for blob in layer.bottoms:
             unread.pop(blob, None)

@@ -31,6 +31,7 @@ enum PoolMethod: MAX=0 AVE=1 STOCHASTIC=2
 enum RoundMode: CEIL=0 FLOOR=1
 enum NormRegion: ACROSS_CHANNELS=0 WITHIN_CHANNEL=1
 enum ReductionOp: SUM=1 ASUM=2 SUMSQ=3 MEAN=4
+enum Backend: LEVELDB=0 LMDB=1
 enum Engine: DEFAULT=0 CAFFE=1 CUDNN=2
 enum VarianceNorm: FAN_IN=0 FAN_OUT=1 AVERAGE=2
 enum DimCheckMode: STRICT=0 PERMISSIVE=1
@@ -67,7 +68,7 @@ uint32* stride=6; uint32* dilation=18; uint32 pad_h=9; uint32 pad_w=10; uint32 k
 uint32 stride_h=13; uint32 stride_w=14; uint32 group=5 [1]; FillerParameter weight_filler=7; \
 FillerParameter bias_filler=8; Engine engine=15; int32 axis=16 [1]; bool force_nd_im2col=17
 message CropParameter: int32 axis=1 [2]; uint32* offset=2
-message DataParameter: string source=1; uint32 batch_size=4; uint32 rand_skip=7; int32 backend=8; float scale=2 [1]; \
+message DataParameter: string source=1; uint32 batch_size=4; uint32 rand_skip=7; Backend backend=8; float scale=2 [1]; \
 string mean_file=3; uint32 crop_size=5; bool mirror=6; bool force_encoded_color=9; uint32 prefetch=10 [4]
 message DropoutParameter: float dropout_ratio=1 [0.5]; bool scale_train=2 [true]
 message EltwiseParameter: EltwiseOp operation=1 [SUM]; float* coeff=2; bool stable_prod_grad=3 [true]
