@@ -15,6 +15,7 @@ from ._keras_config import CONTAINERS, CUSTOM, Entry, cannot_load, check_graphs,
 from ._keras_files import AGAIN, FAILURES, read_h5_config, read_keras_zip, reason, with_suffix
 from ._rebuild import flattened, rebuild
 from ._rebuild_layers import OTHER_PROGRAMS, explain, hard_sigmoid
+from .from_theano import is_channels_first, is_network, load_theano
 
 HALF = ("float16", "bfloat16", "float64")
 
@@ -28,6 +29,8 @@ def load_keras(path: Path, options: LoadOptions) -> Model:
 def load_h5(path: Path, options: LoadOptions) -> Model:
     """An `.h5` file of Keras 3, 2 or 1. Raises ModelError, UnsafeModelError, MissingDependencyError."""
     config, version = read_h5_config(path)
+    if not version.startswith("3.") and is_network(config) and is_channels_first(path, config):
+        return load_theano(path, options)
     return _load(path, config, version, ".h5", options.allow_unsafe)
 
 
