@@ -67,7 +67,7 @@ def find_files(path: Path, weights: str = "") -> tuple[Path, Path]:
         which = f"{len(found)} files there could be it" if found else "there is none"
         raise ModelError(
             f"{path.name} needs its {wanted} file beside it, and {which}",
-            next=f"call it {same.name}, or name it with the option `weights`",
+            next=f"call it {same.name}, or name it with --weights",
         )
     return (path, found[0]) if path.suffix == TEXT else (found[0], path)
 
@@ -129,7 +129,7 @@ def _convert(net: Net, given: Mapping[str, tuple[Shape, str]], title: str) -> Ca
                 problems[layer.label] = str(error)
     if problems:
         raise unsupported(
-            title, problems, next="replace these layers in the prototxt, or end the model before them (option `end`)"
+            title, problems, next="replace these layers in the prototxt, or end the model before them (--to TENSOR)"
         )
     return g
 

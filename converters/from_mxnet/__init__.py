@@ -84,7 +84,7 @@ def convert(
             except Unsupported as error:
                 problems[node.label] = str(error)
     if problems:
-        raise unsupported(title, problems, next="end the model before these nodes (option `end`)")
+        raise unsupported(title, problems, next="end the model before these nodes (--to TENSOR)")
     return g, _outputs(g, nodes, heads, tensors)
 
 

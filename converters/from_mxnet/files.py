@@ -76,7 +76,7 @@ def _only(path: Path, found: Sequence[Path], wanted: str) -> Path:
         which = f"{len(found)} files there could be it" if found else "there is none"
         raise ModelError(
             f"{path.name} needs its other half beside it, such as {wanted}, and {which}",
-            next=f"call it {wanted}, or name it with the option `weights`",
+            next=f"call it {wanted}, or name it with --weights",
         )
     return found[0]
 

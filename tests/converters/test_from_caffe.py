@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ pytest.importorskip("onnxruntime", reason="needs pip install 'edgedl[onnx]'")
 
 from edgedl.converters import _onnx
 from edgedl.converters.from_caffe import source
-from edgedl.converters.from_caffe.layers import LAYERS
+from edgedl.converters.from_caffe.layers import LAYERS, REFUSED
 
 IMAGE = (2, 4, 7, 6)
 RNG = np.random.default_rng(0)
@@ -625,3 +626,11 @@ def test_layers_may_be_many_but_not_too_many(tmp_path: Path) -> None:
     assert seconds(2000) < 5 * 1.5 * seconds(500) + 0.2
     with pytest.raises(ModelError, match="more than 20,000 layers"):
         source(save(tmp_path, I + 'layer { type: "ReLU" }' * 20_001), LoadOptions())
+
+
+def test_the_page_lists_every_layer() -> None:
+    page = (Path(__file__).parents[2] / "docs/importers/caffe.md").read_text()
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    assert sorted(re.findall(r"`(\w+)`", " ".join(rows))) == sorted(LAYERS)
+    refused = page[page.index("Refused, with the reason:") :].partition("All ")[0]
+    assert sorted(re.findall(r"`(\w+)`", refused)) == sorted(REFUSED)

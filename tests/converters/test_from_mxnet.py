@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import struct
 import time
 from pathlib import Path
@@ -23,6 +24,7 @@ pytest.importorskip("onnxruntime", reason="needs pip install 'edgedl[onnx]'")
 from edgedl.converters import _onnx
 from edgedl.converters.from_mxnet import source
 from edgedl.converters.from_mxnet.files import read_params
+from edgedl.converters.from_mxnet.ops import OPS, REFUSED
 
 GOLDENS = np.load(Path(__file__).parents[1] / "data" / "mxnet_goldens.npz")
 CASES = sorted({key.partition("/")[0] for key in GOLDENS.files if "/symbol" in key})
@@ -308,3 +310,11 @@ def test_time_grows_linearly_with_the_nodes(tmp_path: Path) -> None:
 
     seconds(10)
     assert seconds(2000) < 5 * 1.5 * seconds(500) + 0.2
+
+
+def test_the_page_lists_every_operator() -> None:
+    page = (Path(__file__).parents[2] / "docs/importers/mxnet.md").read_text()
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    assert sorted(re.findall(r"`(\w+)`", " ".join(rows))) == sorted(OPS)
+    refused = page[page.index("Refused, with the reason:") :].partition("All ")[0]
+    assert sorted(re.findall(r"`(\w+)`", refused)) == sorted(REFUSED)
