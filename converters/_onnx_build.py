@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from .. import __version__
 from ..errors import ModelError, UsageError
+from ..model import LoadOptions
+from ..registry import did_you_mean
 from ._onnx import last_line, onnx, proto_errors
 
 OPSET = 17
@@ -139,13 +141,26 @@ class Graph:
         """A constant of no dimensions with the element type of the tensor `like`."""
         return self.constant(np.asarray(value, self.dtype(like)), name)
 
-    def model(self, outputs: Sequence[str], doc: str) -> Any:
-        """The checked ModelProto with inferred shapes. Nodes and constants that no output needs are left out."""
+    def model(self, outputs: Sequence[str], doc: str, start: Sequence[str] = ()) -> Any:
+        """The checked ModelProto with inferred shapes, from the tensors `start` on, or from the inputs.
+
+        Nodes and constants that no output needs are left out. Raises ModelError, UsageError (no tensor is called so).
+        """
         o = onnx()
-        nodes, needed = self._needed(outputs)
+        unknown = [n for n in start if n not in self.types or n in self.constants]
+        if unknown:
+            raise UsageError(
+                f"there is no tensor '{unknown[0]}' in the network{did_you_mean(unknown[0], self.types)}",
+                next="see the names with `edgedl inspect`",
+            )
+        nodes, needed = self._needed(outputs, start)
+        inputs = [i for i in self.inputs if i.name in needed or not start]
+        inputs = [o.ValueInfoProto(name=n, type=self.types[n]) for n in start] + [
+            i for i in inputs if i.name not in start
+        ]
         infos = [o.ValueInfoProto(name=n, type=self.types[n]) for n in outputs]
         weights = [t for n, t in self.constants.items() if n in needed]
-        graph = o.helper.make_graph(nodes, self.name, self.inputs, infos, weights, doc_string=doc)
+        graph = o.helper.make_graph(nodes, self.name, inputs, infos, weights, doc_string=doc)
         opsets = [o.helper.make_opsetid("", OPSET)]
         proto = o.helper.make_model(
             graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="edgedl", producer_version=__version__
@@ -158,11 +173,11 @@ class Graph:
                 f"the network in ONNX is not well-formed: {last_line(error)}", next="report this with the model"
             ) from error
 
-    def _needed(self, outputs: Sequence[str]) -> tuple[list[Any], set[str]]:
+    def _needed(self, outputs: Sequence[str], start: Sequence[str]) -> tuple[list[Any], set[str]]:
         needed = set(outputs)
         kept = []
         for node in reversed(self.nodes):
-            if needed.intersection(node.output):
+            if needed.intersection(node.output).difference(start):
                 kept.append(node)
                 needed.update(node.input)
         return kept[::-1], needed
@@ -214,6 +229,12 @@ def parse_shape(name: str, spec: str) -> tuple[Shape, str]:
             f"'{dtype}' is no type for the input '{name}'", next="use float32, int64, int32, int8 or uint8"
         )
     return tuple(shape), dtype or "float32"
+
+
+def remaining(proto: Any, options: LoadOptions) -> LoadOptions:
+    """The options without the shapes of inputs that lie before `options.start`."""
+    names = {i.name for i in proto.graph.input}
+    return replace(options, inputs={name: shape for name, shape in options.inputs.items() if name in names})
 
 
 def unsupported(title: str, problems: Mapping[str, str], next: str) -> ModelError:

@@ -12,7 +12,7 @@ import numpy as np
 from ...artifact import Array
 from ...errors import ModelError, UsageError
 from ...model import LoadOptions, Model
-from .._onnx_build import BATCH, Shape, Unsupported, parse_shape, unsupported
+from .._onnx_build import BATCH, Shape, Unsupported, parse_shape, remaining, unsupported
 from .._source import Runner, Source
 from ..from_onnx import from_source
 from .layers import LAYERS, REFUSED, CaffeGraph, FixedBatch, batch_norm_scale, fuses
@@ -27,7 +27,8 @@ def load_caffe(path: Path, options: LoadOptions = LoadOptions()) -> Model:  # no
 
     Raises what `source` and `from_source` raise.
     """
-    return from_source(source(path, options), path, options)
+    found = source(path, options)
+    return from_source(found, path, remaining(found.proto, options))
 
 
 def source(path: Path, options: LoadOptions) -> Source:
@@ -43,8 +44,8 @@ def source(path: Path, options: LoadOptions) -> Source:
     graph, fixed = convert(net, shapes(net, options.inputs), prototxt.name)
     if fixed:
         notes.append("the batch size stays as declared: a layer mixes the images of a batch")
-    model = graph.model(net.outputs, f"imported from {prototxt.name} and {caffemodel.name}")
-    runner, name = reference(net, graph, prototxt, caffemodel)
+    model = graph.model(net.outputs, f"imported from {prototxt.name} and {caffemodel.name}", options.start)
+    runner, name = (None, "") if options.start else reference(net, graph, prototxt, caffemodel)
     return Source(model, "Caffe", runner, name, notes=(*notes, *net.notes))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from ...artifact import Array
 from ...errors import ModelError, UsageError
 from ...model import LoadOptions, Model
-from .._onnx_build import Shape, Unsupported, parse_shape, text, unique, unsupported
+from .._onnx_build import Shape, Unsupported, parse_shape, remaining, text, unique, unsupported
 from .._source import Source
 from ..from_onnx import from_source
 from .files import Node, find_files, parse_value, read_params, read_symbol
@@ -29,7 +29,8 @@ def load_mxnet(path: Path, options: LoadOptions = LoadOptions()) -> Model:  # no
 
     Raises what `source` and `from_source` raise.
     """
-    return from_source(source(path, options), path, options)
+    found = source(path, options)
+    return from_source(found, path, remaining(found.proto, options))
 
 
 def source(path: Path, options: LoadOptions) -> Source:
@@ -48,7 +49,8 @@ def source(path: Path, options: LoadOptions) -> Source:
     if any(a.dtype == np.float16 for a in weights.values()):
         notes.append("the weights are half precision; they are held as float32")
     graph, outputs = convert(nodes, heads, weights, options.inputs, symbol.name)
-    model = graph.model(outputs, f"imported from {symbol.name} and {params.name}")
+    start = [name if name in graph.types else f"{name}_output" for name in options.start]
+    model = graph.model(outputs, f"imported from {symbol.name} and {params.name}", start)
     return Source(model, "MXNet", notes=tuple(notes))
 
 

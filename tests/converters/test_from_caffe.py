@@ -450,6 +450,17 @@ def test_an_output_can_be_any_blob(tmp_path: Path) -> None:
         source(save(tmp_path, text), LoadOptions(end=("zz",)))
 
 
+def test_an_input_can_be_any_blob(tmp_path: Path) -> None:
+    path = save(tmp_path, V1, NET, v1=True)
+    whole = run(source(path, LoadOptions(end=("c", "ip"))), data=X)
+    found = source(path, LoadOptions(start=("c",), end=("ip",)))
+    assert [i.name for i in found.proto.graph.input] == ["c"]
+    assert found.reference is None
+    near(run(found, c=whole["c"])["ip"], whole["ip"], 0)
+    with pytest.raises(UsageError, match=r"no tensor 'prop' in the network.*prob"):
+        source(path, LoadOptions(start=("prop",)))
+
+
 def test_all_that_is_not_known_is_reported_at_once(tmp_path: Path) -> None:
     text = inputs_text([IMAGE]) + layer("Frobnicate", "f") + layer("DetectionOutput", "d", "f") + layer("Pooling", "p")
     text += layer("BatchNorm", "b", more="batch_norm_param { use_global_stats: false }") + layer("Concat", "c", "p b")

@@ -163,6 +163,14 @@ def test_an_output_can_be_any_node(tmp_path: Path) -> None:
     assert [o.name for o in proto.graph.output] == ["r_output"]
 
 
+def test_an_input_can_be_any_node(tmp_path: Path) -> None:
+    path = save(tmp_path, [*CONV, op("Activation", "r", [[3, 0]], act_type="relu")])
+    for name in ("c", "c_output"):
+        proto = source(path, LoadOptions(inputs={"data": "?x3x8x8"}, start=(name,))).proto
+        assert [i.name for i in proto.graph.input] == ["c_output"]
+        assert [n.op_type for n in proto.graph.node] == ["Relu"]
+
+
 def test_a_missing_shape_is_asked_for_with_what_is_known(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="does not say which shape its input 'data' has") as caught:
         source(save(tmp_path), LoadOptions())
