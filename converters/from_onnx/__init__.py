@@ -36,11 +36,26 @@ def source(path: Path, options: LoadOptions) -> Source:
 
 def rebuilt(source: Source, path: Path, options: LoadOptions) -> tuple[Any, Any]:
     """(prepared graph, rebuilt model) of a Source; with a free batch where the file says 1 and that gives the same."""
+    from .patterns import applied
+
+    proto = applied(source.proto)
+    if proto is not source.proto:
+        try:
+            graph, imported = _built(source, proto, path, options)
+            if _agrees(source, imported, graph):
+                return graph, imported
+        except ModelError:
+            pass
+    return _built(source, source.proto, path, options)
+
+
+def _built(source: Source, proto: Any, path: Path, options: LoadOptions) -> tuple[Any, Any]:
+    """(prepared graph, rebuilt model) of a ModelProto that computes what the source's does."""
     from .build import build
     from .graph import prepared
     from .layout import NotFree
 
-    graph = prepared(source.proto, options, path.name)
+    graph = prepared(proto, options, path.name)
     name = "".join(c if c.isalnum() or c in "_-" else "_" for c in path.stem) or "model"
     if graph.batch_of_one:
         try:
@@ -63,7 +78,7 @@ def _agrees(source: Source, imported: Any, graph: Any) -> bool:
 
     inputs = proof.generated(graph, 2)
     runner = next(iter(proof.references(source).values()))
-    return all(e["max_relative"] <= proof.BOUND for e in proof.held("", imported, runner, inputs))
+    return all(e["max_relative"] <= proof.BOUND for e in proof.held("", graph, imported, runner, inputs))
 
 
 def from_source(source: Source, path: Path, options: LoadOptions) -> Model:
@@ -76,7 +91,7 @@ def from_source(source: Source, path: Path, options: LoadOptions) -> Model:
 
     graph, imported = rebuilt(source, path, options)
     inputs = proof.generated(graph, proof.SAMPLES)
-    entries = [e for name, run in proof.references(source).items() for e in proof.held(name, imported, run, inputs)]
+    entries = [e for name, run in proof.references(source).items() for e in proof.held(name, graph, imported, run, inputs)]
     worst = max(entries, key=lambda e: e["max_relative"], default=None)
     if worst is not None and not worst["max_relative"] <= proof.BOUND:
         gap = worst["max_relative"]
@@ -107,7 +122,7 @@ def compare(source: Source, path: Path, options: LoadOptions, net: Any) -> tuple
         )
     inputs = proof.generated(graph, proof.SAMPLES)
     runners = proof.references(source).items()
-    entries = [e for name, run in runners for e in proof.held(name, imported, run, inputs, net)]
+    entries = [e for name, run in runners for e in proof.held(name, graph, imported, run, inputs, net)]
     if all(e["max_relative"] <= proof.BOUND for e in entries):
         return entries, None
     return entries, proof.first_difference(source.proto, graph, imported, inputs, net=net)

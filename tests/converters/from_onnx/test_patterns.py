@@ -1,0 +1,198 @@
+"""Every pass of patterns.py: what exporters write out becomes one operator that computes the same; near misses stay.
+
+The oracle is ONNX Runtime on the graph as it was written (the proof of every import); tolerance: float32 rounding, and
+that of E[x^2] - E[x]^2, which flax computes where Keras takes the mean of squared deviations.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgedl.converters._source import Source
+from edgedl.converters.from_onnx import from_source
+from edgedl.converters.from_onnx.patterns import PASSES, applied
+from edgedl.converters.from_onnx.rewriting import Rewriter
+from edgedl.model import LoadOptions
+
+onnx = pytest.importorskip("onnx", reason="needs pip install 'edgedl[onnx]'")
+pytest.importorskip("onnxruntime")
+
+CLOSE = 1e-5
+
+
+def model(body: str, shape: str = "N,4,6", opset: int = 13, out: str = "y", **constants: Any) -> Any:
+    """A model of one float input x from the nodes in onnx's own text form; `constants` by name."""
+    text = f'<ir_version: 8, opset_import: ["" : {opset}]> g (float[{shape}] x) => (float {out}) {{ {body} }}'
+    made = onnx.parser.parse_model(text)
+    made.graph.initializer.extend(
+        onnx.numpy_helper.from_array(np.asarray(v, np.int64 if np.asarray(v).dtype.kind == "i" else np.float32), k)
+        for k, v in constants.items()
+    )
+    for output in made.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    return made
+
+
+def ops(proto: Any) -> Counter[str]:
+    return Counter(n.op_type for n in proto.graph.node)
+
+
+def vector(n: int, seed: int = 0) -> Any:
+    return np.random.default_rng(seed).uniform(0.5, 1.5, n).astype(np.float32)
+
+
+NORM = "m = ReduceMean<axes=[-1]>(x) d = Sub(x, m) "
+LAYER_NORM = NORM + "q = Pow(d, two) v = ReduceMean<axes=[-1]>(q) e = Add(v, eps) s = Sqrt(e) "
+GELU = "a = Div(x, r) e = Erf(a) p = Add(e, one) "
+N6 = {"g": vector(6), "b": vector(6, 1), "two": 2.0, "eps": 1e-5}
+CASES: dict[str, tuple[Any, dict[str, int]]] = {
+    "softplus": (model("e = Exp(x) p = Add(e, one) y = Log(p)", one=1.0), {"Softplus": 1}),
+    "mish": (model("e = Exp(x) p = Add(one, e) l = Log(p) t = Tanh(l) y = Mul(x, t)", one=1.0), {"Mish": 1}),
+    "silu": (model("s = Sigmoid(x) y = Mul(s, x)"), {"Swish": 1}),
+    "hard_swish": (
+        model("a = Add(x, three) c = Clip(a, zero, six) m = Mul(x, c) y = Div(m, six)", three=3.0, zero=0.0, six=6.0),
+        {"HardSwish": 1},
+    ),
+    "hard_swish_11": (
+        model("a = Add(x, three) c = Clip<min=0.0, max=6.0>(a) m = Div(c, six) y = Mul(x, m)", opset=10, three=3.0, six=6.0),
+        {"HardSwish": 1},
+    ),
+    "hard_swish_of_sigmoid": (
+        model("h = HardSigmoid<alpha=0.16666667, beta=0.5>(x) y = Mul(h, x)"), {"HardSwish": 1},
+    ),
+    "hard_sigmoid": (
+        model("a = Mul(x, c) d = Add(a, half) y = Clip(d, zero, one)", c=1 / 6, half=0.5, zero=0.0, one=1.0),
+        {"HardSigmoid": 1},
+    ),
+    "gelu_erf": (model(GELU + "m = Mul(x, p) y = Mul(m, h)", r=2**0.5, one=1.0, h=0.5), {"Gelu": 1}),
+    "gelu_erf_halved_first": (model(GELU + "m = Mul(h, x) y = Mul(m, p)", r=2**0.5, one=1.0, h=0.5), {"Gelu": 1}),
+    "gelu_tanh": (
+        model(
+            "c = Pow(x, three) k = Mul(c, a) i = Add(x, k) j = Mul(r, i) t = Tanh(j) p = Add(t, one) m = Mul(x, p)"
+            "y = Mul(h, m)", three=3.0, a=0.044715, r=(2 / np.pi) ** 0.5, one=1.0, h=0.5,
+        ),
+        {"Gelu": 1},
+    ),
+    "gelu_flax": (
+        model(
+            "k = Mul(a, x) c = Mul(x, k) d = Mul(x, c) i = Add(x, d) j = Mul(r, i) t = Tanh(j) p = Add(one, t)"
+            "m = Mul(h, p) y = Mul(x, m)", a=0.044715, r=(2 / np.pi) ** 0.5, one=[[[1.0]]], h=0.5,
+        ),
+        {"Gelu": 1},
+    ),
+    "leaky_relu": (model("m = Mul(x, a) y = Max(x, m)", a=0.2), {"LeakyRelu": 1}),
+    "prelu_sub": (model("p = Relu(x) n = Neg(x) r = Relu(n) m = Mul(a, r) y = Sub(p, m)", a=vector(4)[:, None]), {"PRelu": 1}),
+    "prelu_add": (model("p = Relu(x) n = Neg(x) r = Relu(n) m = Mul(a, r) y = Add(p, m)", a=-vector(4)[:, None]), {"PRelu": 1}),
+    "relu_min": (model("r = Relu(x) y = Min(r, six)", six=6.0), {"Clip": 1}),
+    "min_max": (model("r = Max(x, low) y = Min(r, high)", low=-0.5, high=0.75), {"Clip": 1}),
+    "layer_norm": (model(LAYER_NORM + "n = Div(d, s) o = Mul(n, g) y = Add(o, b)", **N6), {"LayerNormalization": 1}),
+    "layer_norm_without_bias": (model(LAYER_NORM + "n = Div(d, s) y = Mul(g, n)", **N6), {"LayerNormalization": 1}),
+    "layer_norm_plain": (model(LAYER_NORM + "y = Div(d, s)", **N6), {"LayerNormalization": 1}),
+    "layer_norm_inverse": (
+        model(LAYER_NORM + "i = Reciprocal(s) j = Mul(i, g) n = Mul(d, j) y = Add(n, b)", **N6), {"LayerNormalization": 1},
+    ),
+    "keras_norm": (
+        model(
+            LAYER_NORM + "i = Reciprocal(s) j = Mul(i, g) n = Mul(x, j) k = Mul(m, j) l = Sub(b, k) y = Add(n, l)", **N6
+        ),
+        {"LayerNormalization": 1},
+    ),
+    "flax_norm": (
+        model(
+            "t = ReduceSum<keepdims=0>(x, over) m = Mul(t, n) xx = Mul(x, x) u = ReduceSum<keepdims=0>(xx, over)"
+            "w = Mul(u, n) mm = Mul(m, m) v0 = Sub(w, mm) v1 = Max(zero, v0) v = Reshape(v1, to) e = Add(v, eps)"
+            "s = Sqrt(e) i = Reciprocal(s) j = Mul(i, g) k = Reshape(m, to) d = Sub(x, k) o = Mul(d, j) y = Add(o, b)",
+            over=[1], n=1 / 4, zero=0.0, to=[-1, 1, 6], eps=1e-6, g=vector(4)[None, :, None], b=vector(4, 1)[None, :, None],
+        ),
+        {"LayerNormalization": 1, "Transpose": 2},
+    ),
+    "rms_norm": (
+        model("q = Mul(x, x) v = ReduceMean<axes=[-1]>(q) e = Add(v, eps) s = Sqrt(e) i = Div(one, s) n = Mul(x, i)"
+              "y = Mul(n, g)", one=1.0, eps=1e-5, g=vector(6)),
+        {"RMSNormalization": 1},
+    ),
+    "l2_norm": (
+        model("l = ReduceL2<axes=[-1]>(x) c = Clip(l, eps) s = Shape(x) e = Expand(c, s) y = Div(x, e)", eps=1e-12),
+        {"LpNormalization": 1},
+    ),
+    "bias_of_conv": (
+        model("c = Conv(x, w) y = Add(c, b)", w=vector(60).reshape(5, 4, 3), b=vector(5)[:, None]), {"Conv": 1},
+    ),
+    "bias_of_transposed_conv": (
+        model("c = ConvTranspose(x, w) y = Add(b, c)", w=vector(60).reshape(4, 5, 3), b=vector(5)[None, :, None]),
+        {"ConvTranspose": 1},
+    ),
+    "bias_of_product": (model("c = MatMul(x, w) y = Add(c, b)", w=vector(30).reshape(6, 5), b=vector(5)), {"Dense": 1}),
+    "bias_of_product_of_rank_3": (
+        model("c = MatMul(x, w) y = Add(c, b)", w=vector(30).reshape(6, 5), b=vector(5)[None, None]), {"Dense": 1},
+    ),
+    "bias_of_gemm": (
+        model("c = Gemm<alpha=0.5, transB=1>(x, w) y = Add(c, b)", "N,6", w=vector(30).reshape(5, 6), b=vector(5)),
+        {"Gemm": 1},
+    ),
+}  # fmt: skip
+ALONE: dict[str, Any] = {
+    "an erf of something else": model(GELU + "m = Mul(x, p) y = Mul(m, h)", r=2.0, one=1.0, h=0.5),
+    "not half": model(GELU + "m = Mul(x, p) y = Mul(m, h)", r=2**0.5, one=1.0, h=0.7),
+    "an inner value that is an output": model("s = Sigmoid(x) y = Mul(s, x)", out="s, float y"),
+    "an inner value that is read elsewhere": model("e = Exp(x) p = Add(e, one) l = Log(p) y = Add(p, l)", one=1.0),
+    "two axes": model(
+        "m = ReduceMean<axes=[-1]>(x) d = Sub(x, m) q = Pow(d, two) v = ReduceMean<axes=[1]>(q) e = Add(v, eps) s = Sqrt(e)"
+        "y = Div(d, s)", two=2.0, eps=1e-5,
+    ),
+    "a slope above one": model("m = Mul(x, a) y = Max(x, m)", a=1.5),
+    "scale and shift that are no BatchNormalization": model("m = Mul(x, a) y = Add(m, b)", a=vector(4)[:, None], b=vector(4)[:, None]),
+    "a bias for each position": model("c = Conv(x, w) y = Add(c, b)", w=vector(60).reshape(5, 4, 3), b=vector(4)),
+    "a product read twice": model("c = MatMul(x, w) d = Add(c, b) y = Mul(c, d)", w=vector(30).reshape(6, 5), b=vector(5)),
+    "a bias that adds a dimension": model("c = MatMul(x, w) y = Add(c, b)", "N,6", w=vector(30).reshape(6, 5), b=vector(5)[None, None]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_a_pattern_becomes_one_operator_that_computes_the_same(name: str) -> None:
+    proto, wanted = CASES[name]
+    made = applied(proto)
+    assert dict(ops(made)) == wanted
+    assert [o.name for o in made.graph.output] == [o.name for o in proto.graph.output]
+    found = from_source(Source(proto, "a test"), Path(f"{name}.onnx"), LoadOptions(form="keras"))
+    assert found.inputs[0].shape[0] is None
+    assert max(e["max_relative"] for e in found.proof) <= CLOSE
+
+
+@pytest.mark.parametrize("name", list(ALONE))
+def test_what_only_looks_like_a_pattern_stays(name: str) -> None:
+    proto = ALONE[name]
+    assert applied(proto) is proto
+
+
+def test_every_pass_has_a_case() -> None:
+    seen = set()
+    for proto, _ in CASES.values():
+        g = Rewriter.of(proto)
+        for name, run in PASSES:
+            before = g.changed
+            run(g)
+            seen |= {name} if g.changed != before else set()
+    # those of flax without bias or scale are made of the same parts
+    assert {name for name, _ in PASSES} - seen <= {"flax_norm", "flax_norm_scale"}
+
+
+def test_a_rewritten_node_keeps_its_name_and_its_output() -> None:
+    proto, _ = CASES["bias_of_product"]
+    proto.graph.node[0].name = "head/MatMul"
+    made = applied(proto)
+    assert [(n.name, list(n.output)) for n in made.graph.node] == [("head/MatMul", ["y"])]
+    model = from_source(Source(proto, "a test"), Path("m.onnx"), LoadOptions(form="keras"))
+    assert [layer.name for layer in model.net.layers if layer.weights] == ["head_MatMul"]
+
+
+def test_the_original_is_left_as_it_was() -> None:
+    proto, _ = CASES["layer_norm"]
+    before = proto.SerializeToString(deterministic=True)
+    applied(proto)
+    assert proto.SerializeToString(deterministic=True) == before
