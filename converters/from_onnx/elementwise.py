@@ -46,7 +46,12 @@ def _common(
     for v in operands:
         if not v.is_constant:
             _align(lead, v, rank)
+    if len(operands) > 2:  # the third may have cut the first anew
+        for v in operands:
+            if not v.is_constant:
+                _align(lead, v, rank)
     out: list[Dim] = []
+    taken = set(flat(lead.dims))
     told: dict[int, tuple[list[Dim], dict[Factor, Factor]]] = {i: ([], {}) for i in range(len(operands))}
     for d in range(rank):
         parts = [_dim(v, d, rank) for v in operands]
@@ -54,6 +59,8 @@ def _common(
         chosen = _dim(lead, d, rank)
         if not chosen:
             chosen = next((p for p, v in zip(parts, operands, strict=True) if p and not v.is_constant), ())
+            chosen = _unlike(chosen, taken)
+            taken |= set(chosen)
         if not chosen:
             length = next((n for n in lengths if n != 1), 1)
             chosen = new_dim(length)
@@ -66,6 +73,13 @@ def _common(
             told[i][0].append(chosen if part else ())
             told[i][1].update(zip(part, chosen, strict=True) if part else ())
     return tuple(out), {i: (tuple(d), names) for i, (d, names) in told.items()}
+
+
+def _unlike(dim: Dim, taken: set[Factor]) -> Dim:
+    """A dimension told in factors that are not there yet: x[:, None] * x[None] has each of x's twice."""
+    if any(f.free for f in dim) and any(f.free for f in taken):
+        raise Unsupported("an outer product of two batches")
+    return tuple(Factor(f.size, f.free) if f in taken else f for f in dim)
 
 
 def _dim(v: Value, d: int, rank: int) -> Dim:

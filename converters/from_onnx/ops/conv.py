@@ -10,10 +10,11 @@ import numpy as np
 from ....artifact import Array
 from ..._frameworks import keras
 from ..builder import Builder
-from ..layout import Dims, new_dims
+from ..layout import Dims, flat, new_dims
 from ..node import Node, Unsupported
 from ..value import Value
 from . import op
+from .math import plus
 
 Pads = list[tuple[int, int]]
 
@@ -100,6 +101,8 @@ def conv(b: Builder, node: Node, x: Value, w: Value, bias: Value | None = None) 
     groups, channels = node.integer("group", 1), x.shape[1]
     if channels is None or channels != kernel.shape[1] * groups:
         raise Unsupported(f"weights for {kernel.shape[1] * groups} channels on an input with {channels}")
+    if max(kernel.shape[2:]) == max(strides) == 1 and not any(p for pair in pads for p in pair):
+        return _pointwise(b, x, kernel, bias, groups)
     tensor, padding = x.channels_last(), "valid"
     if any(p for pair in pads for p in pair):
         if is_same(x, kernel.shape[2:], strides, dilations, pads):
@@ -113,6 +116,20 @@ def conv(b: Builder, node: Node, x: Value, w: Value, bias: Value | None = None) 
         raise Unsupported("a kernel larger than its padded input")
     out = _convolve(b, tensor, kernel, bias, groups, strides, dilations, padding)
     return spatial(x, out)
+
+
+def lying(x: Value) -> list[int]:
+    """The spatial dimensions in the order in which they lie."""
+    order = flat(x.axes)
+    return sorted(range(2, x.rank), key=lambda i: order.index(x.dims[i][0]) if x.dims[i] else -1)
+
+
+def _pointwise(b: Builder, x: Value, kernel: Array, bias: Value | None, groups: int) -> Value:
+    """A convolution of single entries, to which the order of the spatial dimensions is all the same."""
+    order, ones = lying(x), [1] * (x.rank - 2)
+    out = _convolve(b, x.permuted((0, *order, 1)), kernel, bias, groups, ones, ones, "valid")
+    last = new_dims([kernel.shape[0]])[0]
+    return Value((x.dims[0], last, *x.dims[2:]), (x.dims[0], *(x.dims[i] for i in order), last), out, None, out.dtype)
 
 
 def _convolve(
@@ -173,7 +190,7 @@ def _conv_of_computed(b: Builder, node: Node, x: Value, w: Value, bias: Value | 
     column = Value.of_constant(bias.array.reshape(-1, *[1] * n)) if bias.is_constant else None
     if column is None:
         raise Unsupported("a bias that is computed")
-    return b.elementwise(keras().ops.add, found, column)
+    return b.elementwise(plus, found, column)
 
 
 @op("ConvTranspose")
@@ -212,7 +229,7 @@ def conv_transpose(b: Builder, node: Node, x: Value, w: Value, bias: Value | Non
         out = padded(b, out, [(max(-a, 0), max(-z, 0)) for a, z in crop])
     found = spatial(x, out)
     if late and bias is not None:
-        return b.elementwise(keras().ops.add, found, Value.of_constant(bias.array.reshape(-1, *[1] * n)))
+        return b.elementwise(plus, found, Value.of_constant(bias.array.reshape(-1, *[1] * n)))
     return found
 
 

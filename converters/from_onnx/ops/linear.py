@@ -13,6 +13,7 @@ from ..layout import Dim, Dims, flat, new_dim, size
 from ..node import Node, Unsupported
 from ..value import Value, of_tensor
 from . import op
+from .math import plus
 
 
 def dense(b: Builder, x: Value, kernel: Array, bias: Array | None = None) -> Value:
@@ -88,7 +89,7 @@ def gemm(b: Builder, node: Node, x: Value, w: Value, c: Value | None = None) -> 
     added = c if beta == 1.0 or not c.is_constant else Value.of_constant((beta * c.array).astype(c.array.dtype))
     if beta != 1.0 and not c.is_constant:
         added = b.unary(lambda t: ops.multiply(t, beta), c)
-    return b.elementwise(ops.add, out, added)
+    return b.elementwise(plus, out, added)
 
 
 def transposed(x: Value) -> Value:

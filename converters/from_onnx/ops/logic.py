@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from ..._frameworks import keras
 from ..builder import Builder
 from ..node import Node
@@ -39,9 +41,22 @@ def bitwise_not(b: Builder, node: Node, x: Value) -> Value:
 
 @op("BitShift")
 def bit_shift(b: Builder, node: Node, x: Value, y: Value) -> Value:
-    ops = keras().ops
-    shift: Any = ops.left_shift if node.text("direction") == "LEFT" else ops.right_shift
-    return b.elementwise(lambda left, right: ops.cast(shift(left, right), x.dtype), x, y)
+    """Shifts by less than the width of the type; by more, or by a negative number, everything is shifted out."""
+    ops, left = keras().ops, node.text("direction") == "LEFT"
+    width, unsigned = np.iinfo(x.dtype).bits, x.dtype.startswith("uint")
+
+    def apply(t: Any, by: Any) -> Any:
+        inside = ops.logical_and(ops.greater_equal(by, 0), ops.less(by, width))
+        near = ops.clip(by, 0, width - 1)
+        shifted = ops.left_shift(t, near) if left else ops.right_shift(t, near)
+        gone = ops.zeros_like(shifted) if left or unsigned else ops.right_shift(t, ops.full_like(t, width - 1))
+        return ops.cast(ops.where(inside, shifted, gone), x.dtype)
+
+    def simple(t: Any, by: Any) -> Any:
+        return ops.cast(ops.left_shift(t, by) if left else ops.right_shift(t, by), x.dtype)
+
+    small = y.is_constant and bool(np.all((y.array >= 0) & (y.array < width)))
+    return b.elementwise(simple if small else apply, x, y)
 
 
 @op("Where")

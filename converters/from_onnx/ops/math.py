@@ -41,25 +41,26 @@ def _merged(b: Builder, layer: str, plain: Callable[..., Any], x: Value, y: Valu
     return b.elementwise(apply, x, y)
 
 
-def _sum(left: Any, right: Any) -> Any:
-    """left + right; of [1, c, 1, 1] as a difference, because TensorFlow's optimizer takes that sum for a bias of an NCHW
-    convolution and transposes all of it."""
+def plus(left: Any, right: Any) -> Any:
+    """left + right. Keras takes every operand with one axis longer than 1 for a bias of the channels, also [1, 6, 1] on
+    [n, 6, 6] (`keras.src.backend.tensorflow.numpy.add`), and TensorFlow's optimizer [1, c, 1, 1] for that of an NCHW
+    convolution, and transposes all of it: both are subtracted instead."""
     ops = keras().ops
-    if _is_nchw_bias(right):
+    if _is_false_bias(right):
         return ops.subtract(left, ops.negative(right) if hasattr(right, "_keras_history") else -right)
-    if _is_nchw_bias(left):
-        return _sum(right, left)
+    if _is_false_bias(left):
+        return plus(right, left)
     return ops.add(left, right)
 
 
-def _is_nchw_bias(value: Any) -> bool:
-    shape = tuple(getattr(value, "shape", ()))
-    return len(shape) in (4, 5) and shape[1] != 1 and all(n == 1 for i, n in enumerate(shape) if i != 1)
+def _is_false_bias(value: Any) -> bool:
+    long = [i for i, n in enumerate(getattr(value, "shape", ())) if n != 1]
+    return len(long) == 1 and long[0] != len(value.shape) - 1 and value.shape[long[0]] is not None
 
 
 @op("Add")
 def add(b: Builder, node: Node, x: Value, y: Value) -> Value:
-    out = _merged(b, "Add", _sum, x, y)
+    out = _merged(b, "Add", plus, x, y)
     out.positive = x.positive and y.positive
     return out
 
@@ -141,12 +142,12 @@ def _fold(apply: Callable[..., Any]) -> Callable[..., Value]:
 
 op("Max")(_fold(lambda b, x, y: _merged(b, "Maximum", keras().ops.maximum, x, y)))
 op("Min")(_fold(lambda b, x, y: _merged(b, "Minimum", keras().ops.minimum, x, y)))
-op("Sum")(_fold(lambda b, x, y: _merged(b, "Add", keras().ops.add, x, y)))
+op("Sum")(_fold(lambda b, x, y: _merged(b, "Add", plus, x, y)))
 
 
 @op("Mean")
 def mean(b: Builder, node: Node, *values: Value) -> Value:
-    total = _fold(lambda b, x, y: _merged(b, "Add", keras().ops.add, x, y))(b, node, *values)
+    total = _fold(lambda b, x, y: _merged(b, "Add", plus, x, y))(b, node, *values)
     return b.unary(lambda t: keras().ops.multiply(t, 1.0 / len(values)), total)
 
 
@@ -380,6 +381,10 @@ def _softmax_like(b: Builder, node: Node, x: Value, build: Callable[[Any, int], 
     if x.rank == 0:
         raise Unsupported("a scalar input")
     value, at = x.apart(axis)
+    if len(value.axes) > 5:  # more than TensorFlow's kernels take
+        rows = (flat((*value.axes[:at], *value.axes[at + 1 :])), value.axes[at])
+        out = build(value.lay(rows), 1)
+        return Value(value.dims, rows, out, None, out.dtype)
     return value.like(build(value.tensor, at))
 
 
@@ -437,4 +442,4 @@ def cumulative(b: Builder, node: Node, x: Value, axis: Value) -> Value:
     return value.like(b.named(ops.cast(total, x.dtype)))
 
 
-__all__ = ["dtype_of"]
+__all__ = ["dtype_of", "plus"]

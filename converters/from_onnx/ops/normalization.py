@@ -14,6 +14,7 @@ from ..node import Node, Unsupported, axis_of
 from ..value import Value
 from . import op
 from .conv import spatial
+from .math import plus
 
 
 @op("BatchNormalization")
@@ -37,14 +38,13 @@ def batch_normalization(
 
 @op("LayerNormalization")
 def layer_normalization(b: Builder, node: Node, x: Value, scale: Value, bias: Value | None = None) -> Any:
-    if node.wants(1) or node.wants(2):
-        raise Unsupported("its outputs of mean and deviation")
     axis = axis_of(node.integer("axis", -1), x.rank)
     epsilon = node.real("epsilon", 1e-5)
     lengths = x.shape[axis:]
     if None in lengths:
         raise Unsupported("normalizing over the batch")
-    if axis == x.rank - 1 and scale.is_constant and (bias is None or bias.is_constant):
+    shown = node.wants(1) or node.wants(2)
+    if not shown and axis == x.rank - 1 and scale.is_constant and (bias is None or bias.is_constant):
         value, at = x.apart(axis)
         n = int(lengths[0] or 1)
         weights = [_vector(scale, n)] + ([_vector(bias, n)] if bias is not None else [])
@@ -62,7 +62,12 @@ def layer_normalization(b: Builder, node: Node, x: Value, scale: Value, bias: Va
     deviation = ops.sqrt(ops.add(ops.mean(ops.square(spread), axis=axes, keepdims=True), epsilon))
     found = of_like(x, ops.divide(spread, deviation))
     found = b.elementwise(ops.multiply, found, scale)
-    return found if bias is None else b.elementwise(ops.add, found, bias)
+    found = found if bias is None else b.elementwise(plus, found, bias)
+    if not shown:
+        return found
+    kept = (*x.dims[:axis], *((),) * len(axes))
+    rest = (mean, ops.reciprocal(deviation))
+    return (found, *(Value(kept, kept, t, None, t.dtype) for t in rest))
 
 
 def _vector(v: Value, n: int) -> Array:

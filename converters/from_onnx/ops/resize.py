@@ -71,7 +71,7 @@ def places(axis: Axis, mode: Mode) -> Array:
         case "pytorch_half_pixel":
             return (i + 0.5) / s - 0.5 if m > 1 else np.zeros(m)
         case "align_corners":
-            return i * (n - 1) / (s * n - 1 if s * n != 1 and m != round(s * n) else max(m - 1, 1)) if m > 1 else np.zeros(m)
+            return i * (n - 1) / max(m - 1, 1)  # by the whole length, as ONNX Runtime and PyTorch; the text has s * n
         case "asymmetric":
             return i / s
         case "tf_half_pixel_for_nn":

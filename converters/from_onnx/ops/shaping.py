@@ -15,6 +15,7 @@ from ..layout import Batch, Dim, Dims, NotFree, Size, flat, new_dim, regroup, si
 from ..node import Node, Unsupported, axis_of
 from ..value import PROBES, Value, of_tensor
 from . import op
+from .math import plus
 
 WHOLE = 1_000_000  # an end this far off means all of a dimension whose length is not known
 
@@ -181,7 +182,9 @@ def space_to_depth(b: Builder, node: Node, x: Value) -> Value:
         raise Unsupported(f"{h}x{w} in blocks of {k}x{k}")
     y = reshaped(b, x, [_length(x.dims[0]), _length(x.dims[1]), h // k, k, w // k, k])
     d = y.dims
-    return y.with_axes((d[0], d[3] + d[5] + d[1], d[2], d[4]), y.axes, y.tensor)
+    crd = node.text("mode", "DCR") == "CRD"
+    deep = d[1] + d[3] + d[5] if crd else d[3] + d[5] + d[1]
+    return y.with_axes((d[0], deep, d[2], d[4]), y.axes, y.tensor)
 
 
 # --- cutting and joining
@@ -361,7 +364,7 @@ def _over_batch(b: Builder, value: Value, missing: list[int], full: list[Size]) 
         tuple(made if i == missing[0] else () for i in range(rank)),
         ops.reshape(zeros, shape), None, value.dtype,
     )  # fmt: skip
-    return b.elementwise(ops.add, lead, value)
+    return b.elementwise(plus, lead, value)
 
 
 def _repeated(b: Builder, value: Value, counts: list[int]) -> Value:
