@@ -62,6 +62,8 @@ def conv_2d(s: Step) -> None:
         raise Unsupported("it needs an input of rank 4 with known channels, and weights of rank 4")
     kernel = w.transpose(3, 0, 1, 2) if depthwise else w.transpose(0, 3, 1, 2)
     groups = channels if depthwise else channels // max(kernel.shape[1], 1)
+    if groups * kernel.shape[1] != channels or kernel.shape[0] % groups:
+        raise Unsupported(f"its weights {list(w.shape)} do not fit {channels} channels")
     strides = positive([s.option("strideH", options), s.option("strideW", options)], "stride")
     dilations = positive([s.option("dilationHFactor", options), s.option("dilationWFactor", options)], "dilation")
     window = list(kernel.shape[2:])

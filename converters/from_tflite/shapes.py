@@ -154,7 +154,8 @@ def _cuts(
             new.append(place)
             place += 1
         elif masked("shrinkAxisMask", i):
-            cuts.append((axis, begin[i], begin[i] + 1 if begin[i] != -1 else END, 1))
+            start = 0 if masked("beginMask", i) else begin[i]  # as LiteRT has it
+            cuts.append((axis, start, start + 1 if start != -1 else END, 1))
             dropped.append(axis)
             axis += 1
         else:
