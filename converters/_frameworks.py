@@ -22,6 +22,8 @@ QUIET = {
     "ABSL_MIN_LOG_LEVEL": "3",
 }
 
+DEEP = 20_000  # levels of recursion: Keras walks a network layer by layer down its longest chain
+
 
 @cache
 def tensorflow() -> Any:
@@ -45,6 +47,7 @@ def keras() -> Any:
             f"on {module.config.backend()}",
             next="pip install 'edgedl[compress]', and import edgedl before keras",
         )
+    sys.setrecursionlimit(max(sys.getrecursionlimit(), DEEP))
     return module
 
 
