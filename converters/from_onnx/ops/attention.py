@@ -15,6 +15,7 @@ from ..node import Node, Unsupported
 from ..value import Value
 from . import op
 from .indexing import in_order
+from .math import plus
 
 FAR = -1e9  # added to what is masked: its exponential is exactly 0, and a quantizer can hold it
 
@@ -48,7 +49,7 @@ def attention(
     far = -math.inf if node.wants(3) and mode == 2 else FAR
     bias = _bias(b, node, mask, lengths, (int(q.shape[2]), int(k.shape[2])), before, far)
     if bias is not None:
-        scores = ops.add(scores, bias)
+        scores = plus(scores, bias)
     shown = scores if mode == 2 else shown
     shares = ops.softmax(scores, axis=-1)
     shares = shares if bias is None else _guarded(shares, bias)

@@ -44,9 +44,11 @@ def _merged(b: Builder, layer: str, plain: Callable[..., Any], x: Value, y: Valu
 def plus(left: Any, right: Any) -> Any:
     """left + right. Keras takes every operand with one axis longer than 1 for a bias of the channels, also [1, 6, 1] on
     [n, 6, 6] (`keras.src.backend.tensorflow.numpy.add`), and TensorFlow's optimizer [1, c, 1, 1] for that of an NCHW
-    convolution, and transposes all of it: both are subtracted instead."""
+    convolution, and transposes all of it: both are subtracted instead. A sum with [batch, 1] has that one first."""
     ops = keras().ops
     if _is_false_bias(right):
+        if right.shape[0] is None and len(right.shape) == len(getattr(left, "shape", ())):
+            return ops.add(right, left)
         return ops.subtract(left, ops.negative(right) if hasattr(right, "_keras_history") else -right)
     if _is_false_bias(left):
         return plus(right, left)
@@ -55,7 +57,7 @@ def plus(left: Any, right: Any) -> Any:
 
 def _is_false_bias(value: Any) -> bool:
     long = [i for i, n in enumerate(getattr(value, "shape", ())) if n != 1]
-    return len(long) == 1 and long[0] != len(value.shape) - 1 and value.shape[long[0]] is not None
+    return len(long) == 1 and long[0] != len(value.shape) - 1
 
 
 @op("Add")
