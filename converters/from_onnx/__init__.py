@@ -88,10 +88,14 @@ def from_source(source: Source, path: Path, options: LoadOptions) -> Model:
     model computes something else; names the first node that differs).
     """
     from . import proof
+    from .dequantizing import agreement, floats, plan_of
 
+    source = floats(source)
     graph, imported = rebuilt(source, path, options)
     inputs = proof.generated(graph, proof.SAMPLES)
-    entries = [e for name, run in proof.references(source).items() for e in proof.held(name, graph, imported, run, inputs)]
+    entries = [
+        e for name, run in proof.references(source).items() for e in proof.held(name, graph, imported, run, inputs)
+    ]
     worst = max(entries, key=lambda e: e["max_relative"], default=None)
     if worst is not None and not worst["max_relative"] <= proof.BOUND:
         gap = worst["max_relative"]
@@ -103,7 +107,8 @@ def from_source(source: Source, path: Path, options: LoadOptions) -> Model:
         )
     return Model(
         imported.net, imported.inputs, imported.outputs, history=(f"loaded {path.name} ({source.how}), rebuilt in Keras 3",),
-        notes=source.notes, layouts=dict(imported.layouts), proof=tuple(entries),
+        notes=(*source.notes, *agreement(source, graph, imported)), layouts=dict(imported.layouts),
+        proof=tuple(entries), plan=plan_of(source, imported),
     )  # fmt: skip
 
 

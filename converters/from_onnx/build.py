@@ -32,6 +32,7 @@ class Imported:
     layouts: Mapping[str, tuple[int, ...]]  # by name: keras = original.transpose(layout)
     values: Mapping[str, Value]  # by ONNX name, as far as they are computed
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # by Keras layer
+    batch_axes: Mapping[str, int] = field(default_factory=dict)  # of outputs, in the original's order of axes
 
 
 def build(graph: Graph, *, freed: bool, name: str) -> Imported:
@@ -52,7 +53,12 @@ def build(graph: Graph, *, freed: bool, name: str) -> Imported:
     specs_out = tuple(TensorSpec(n, tuple(t.shape), t.dtype) for n, t in zip(graph.outputs, outputs, strict=True))
     ranges = {_layer(v): v.range for v in values.values() if v.range is not None and v.tensor is not None}
     computed = {k: v for k, v in values.items() if v.tensor is not None}
-    return Imported(net, specs_in, specs_out, {**layouts, **out_layouts}, computed, ranges)
+    batch = {n: at for n in graph.outputs if (at := _batch_axis(values[n])) is not None}
+    return Imported(net, specs_in, specs_out, {**layouts, **out_layouts}, computed, ranges, batch)
+
+
+def _batch_axis(value: Value) -> int | None:
+    return next((i for i, d in enumerate(value.dims) if any(f.free for f in d)), None)
 
 
 def _layer(value: Value) -> str:
@@ -69,11 +75,12 @@ def _inputs(graph: Graph, freed: bool) -> tuple[list[Any], dict[str, Value], dic
     batch = Factor(1, free=True)
     for i, info in enumerate(graph.inputs):
         dims: Dims = tuple(
-            (batch,) if n is None or (d == 0 and freed and n == 1) else new_dim(n) for d, n in enumerate(info.shape)
+            (batch,) if n is None or (d == info.batch_axis and freed and n == 1) else new_dim(n)
+            for d, n in enumerate(info.shape)
         )
         rank = len(dims)
         last = info.channels_first and rank >= 3
-        first = info.batch_axis
+        first = info.batch_axis if rank and dims[info.batch_axis] == (batch,) else 0
         order = (0, *range(2, rank), 1) if last else (*range(rank)[first:][:1], *(d for d in range(rank) if d != first))
         axes = tuple(dims[o] for o in order)
         lengths = shape(axes)
@@ -97,7 +104,9 @@ def _outputs(
     sources = {id(values[i.name].tensor) for i in graph.inputs}
     for name in graph.outputs:
         if values[name].items is not None:
-            raise ModelError(f"the output '{name}' is a sequence, not a tensor", next="cut the model before it with --to")
+            raise ModelError(
+                f"the output '{name}' is a sequence, not a tensor", next="cut the model before it with --to"
+            )
         value = builder.materialized(values[name])
         order = _order(value)
         tensor = value.canonical() if order is None else value.permuted(order)

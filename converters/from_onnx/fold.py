@@ -16,6 +16,10 @@ from .node import Node, Unsupported
 from .value import Value
 
 MAX_ELEMENTS = 1 << 28
+REFUSED = (  # what onnx.reference raises for what it cannot compute
+    *(RuntimeError, ValueError, TypeError, IndexError, KeyError, NotImplementedError),
+    *(AttributeError, AssertionError, ZeroDivisionError),
+)
 
 
 def folded(node: Node, inputs: Sequence[Value | None]) -> tuple[Value, ...]:
@@ -71,20 +75,20 @@ def evaluated(node: Node, arrays: Sequence[Array | None]) -> list[Array]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             made = _evaluator()(model).run(None, feed)
-    except (
-        RuntimeError,
-        ValueError,
-        TypeError,
-        IndexError,
-        KeyError,
-        NotImplementedError,
-        AttributeError,
-        AssertionError,
-        ZeroDivisionError,
-    ) as error:
-        raise Unsupported(f"constants that cannot be computed ({_onnx.last_line(error)})") from error
+    except REFUSED:
+        made = _by_onnxruntime(model, feed)
     found = iter(made)
     return [single(np.asarray(next(found))) if n else np.zeros(0) for n in node.proto.output]
+
+
+def _by_onnxruntime(model: Any, feed: dict[str, Array]) -> list[Array]:
+    """The same by ONNX Runtime, for what the reference does not implement in this opset."""
+    model.ir_version = 8
+    try:
+        found: list[Array] = _onnx.session(model, optimize=False).run(None, feed)
+    except _onnx.runtime_errors() as error:
+        raise Unsupported(f"constants that cannot be computed ({_onnx.last_line(error)})") from error
+    return found
 
 
 def _fit(array: Array) -> Array:

@@ -78,11 +78,12 @@ class Graph:
     nodes: tuple[Node, ...]  # each after all it reads
     constants: Mapping[str, Array]
     opset: int
+    given: Mapping[str, Array]  # inputs without dimensions whose value the user gave; they are constants here
 
     @property
     def batch_of_one(self) -> bool:
         """Whether every input has a fixed batch of 1, which may be meant as any."""
-        return bool(self.inputs) and all(i.shape and i.shape[0] == 1 for i in self.inputs)
+        return bool(self.inputs) and all(i.shape and i.shape[i.batch_axis] == 1 for i in self.inputs)
 
 
 def cut(proto: Any, options: LoadOptions) -> Any:
@@ -154,8 +155,10 @@ def reads(node: Any) -> Iterator[str]:
 
 def prepared(proto: Any, options: LoadOptions, what: str) -> Graph:
     """The graph of a well-formed ModelProto. Raises ModelError (a cycle, a missing tensor), UsageError (open sizes)."""
+    from .quantized import expanded
+
     version = next((e.version for e in proto.opset_import if e.domain in ("", "ai.onnx")), 0)
-    graph = proto.graph
+    graph = expanded(proto).graph
     if len(graph.node) > MAX_NODES:
         raise ModelError(f"{what} has {len(graph.node):,} nodes", next=f"edgedl reads up to {MAX_NODES:,}")
     constants = {t.name: _constant(t, what) for t in graph.initializer}
@@ -166,11 +169,14 @@ def prepared(proto: Any, options: LoadOptions, what: str) -> Graph:
     nodes = _sorted(graph.node, {v.name for v in given} | set(constants), outputs, what)
     used = {n for node in nodes for n in reads(node)} | set(outputs)
     _refuse_unknown_inputs(options, [v.name for v in given], what)
+    fixed = {v.name: value for v in given if (value := _value(v, options)) is not None}
+    given = [v for v in given if v.name not in fixed]
+    constants.update(fixed)
     batch = _batch_names(given)
     inputs = tuple(_input(v, nodes, options, what, batch) for v in given)
     inputs = tuple(replace(i, limit=_limit(i.name, nodes, constants)) if "int" in i.dtype else i for i in inputs)
     kept = {k: v for k, v in constants.items() if k in used}
-    return Graph(inputs, outputs, tuple(Node.of(n, version) for n in nodes), kept, version)
+    return Graph(inputs, outputs, tuple(Node.of(n, version) for n in nodes), kept, version, fixed)
 
 
 def _constant(tensor: Any, what: str) -> Array:
@@ -254,6 +260,21 @@ def parse_shape(text: str) -> tuple[int | None, ...]:
     return tuple(int(p) if p.lstrip("-").isdigit() and int(p) > 0 else None for p in parts)
 
 
+def _value(info: Any, options: LoadOptions) -> Array | None:
+    """The value that --input gives to an input without dimensions, such as a sampling rate. Raises UsageError."""
+    tensor = info.type.tensor_type
+    text = options.inputs.get(info.name, "")
+    if not text or not info.type.HasField("tensor_type") or not tensor.HasField("shape") or len(tensor.shape.dim):
+        return None
+    try:
+        return single(np.array(float(text), _onnx.dtype_name(tensor.elem_type)))
+    except (ValueError, TypeError) as error:
+        raise UsageError(
+            f"the input '{info.name}' is one number, and --input gives it '{text}'",
+            next=f"write --input {info.name}=16000",
+        ) from error
+
+
 def _batch_names(infos: Sequence[Any]) -> set[str]:
     """What the file calls the batch: the open first dimensions of its inputs."""
     dims = [v.type.tensor_type.shape.dim for v in infos if v.type.HasField("tensor_type")]
@@ -281,7 +302,9 @@ def _input(info: Any, nodes: Sequence[Any], options: LoadOptions, what: str, bat
         raise UsageError(f"{what} does not say the shape of its input '{name}'", next=f"add --input {name}=1x3x224x224")
     names = [d.dim_param or "?" for d in info.type.tensor_type.shape.dim] or ["?"] * len(shape)
     free = [i for i, n in enumerate(shape) if n is None]
-    at = free[0] if len(free) == 1 and names[free[0]] in batch else 0
+    at = free[0] if len(free) == 1 and names[free[0]] in {*batch, "?"} else 0
+    if not free and shape and shape[0] != 1 and 1 in shape:
+        at = shape.index(1)  # a state such as [layers, batch, units]
     if any(n is None for i, n in enumerate(shape) if i != at):
         example = "x".join(str(n or (1 if i == 0 else 224)) for i, n in enumerate(shape))
         raise UsageError(
@@ -308,7 +331,7 @@ def _fixed(name: str, have: list[int | None] | None, want: tuple[int | None, ...
                 next="give another size only where the file leaves it open",
             )
     return [
-        have[0] if w is None or (h is None and w == 1 and i == 0) else w
+        h if w is None or (h is None and w == 1 and i == 0) else w
         for i, (h, w) in enumerate(zip(have, want, strict=True))
     ]
 

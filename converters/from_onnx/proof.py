@@ -27,9 +27,8 @@ def generated(graph: Graph, count: int, seed: int = 0) -> dict[str, Array]:
     rng = np.random.default_rng(seed)
     out = {}
     for i in graph.inputs:
-        shape = [
-            count if n is None or (d == 0 and n == 1 and None not in i.shape) else n for d, n in enumerate(i.shape)
-        ]
+        many = graph.batch_of_one
+        shape = [count if n is None or (many and d == i.batch_axis) else n for d, n in enumerate(i.shape)]
         if i.dtype == "bool":
             out[i.name] = rng.random(shape) < 0.5
         elif np.dtype(i.dtype).kind in "iu":
@@ -40,27 +39,20 @@ def generated(graph: Graph, count: int, seed: int = 0) -> dict[str, Array]:
 
 
 def run_onnx(proto: Any, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """What ONNX Runtime computes, its optimizer off; one member of the batch at a time where the file says 1."""
+    """What ONNX Runtime computes, its optimizer off. Raises ModelError for a network it cannot run."""
     try:
         return run_session(_onnx.session(proto, optimize=False), inputs)
     except _onnx.runtime_errors() as error:
         raise ModelError(
             f"ONNX Runtime cannot run the original on generated inputs: {_onnx.last_line(error)}",
-            next="check the model, and give its open shapes with --input; a network too large for the memory cannot be proven",
+            next="check the model in ONNX Runtime, and fix its sizes with --input",
         ) from error
 
 
 def run_session(session: Any, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """What a session computes, whose batch may be fixed at 1. Raises what `_onnx.runtime_errors` names."""
-    infos = session.get_inputs()
-    names = [o.name for o in session.get_outputs()]
-    feed = {i.name: _as(inputs[i.name], i.type) for i in infos}
-    one = any(i.shape and i.shape[0] == 1 for i in infos)
-    count = max((len(inputs[i.name]) for i in infos if i.shape), default=1)
-    if not one or count == 1:
-        return dict(zip(names, session.run(None, feed), strict=True))
-    parts = [session.run(None, {k: v[n : n + 1] if v.ndim else v for k, v in feed.items()}) for n in range(count)]
-    return {name: np.concatenate([np.atleast_1d(p[i]) for p in parts]) for i, name in enumerate(names)}
+    """What a session computes, by output name."""
+    feed = {i.name: _as(inputs[i.name], i.type) for i in session.get_inputs()}
+    return dict(zip([o.name for o in session.get_outputs()], session.run(None, feed), strict=True))
 
 
 def _as(array: Array, kind: str) -> Array:
@@ -68,16 +60,8 @@ def _as(array: Array, kind: str) -> Array:
 
 
 def run_keras(imported: Imported, inputs: Mapping[str, Array], net: Any = None) -> dict[str, Array]:
-    """What the rebuilt model (or `net`, of the same inputs) computes, in the original's layout; one at a time where its batch is fixed."""
+    """What the rebuilt model (or `net`, of the same inputs) computes, in the original's layout."""
     whole = imported.net if net is None else net
-    count = _count(imported, inputs)
-    fixed = any(t.shape and t.shape[0] == 1 for t in whole.inputs)
-    if fixed and count > 1:
-        parts = [
-            run_keras(imported, {k: a[i : i + 1] if a.ndim else a for k, a in inputs.items()}, net)
-            for i in range(count)
-        ]
-        return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
     feed = [_lay(inputs[s.name], imported.layouts.get(s.name)) for s in imported.inputs]
     found = whole(feed, training=False)
     flat = list(found) if isinstance(found, list | tuple) else [found]
@@ -86,9 +70,30 @@ def run_keras(imported: Imported, inputs: Mapping[str, Array], net: Any = None) 
     }
 
 
-def _count(imported: Imported, inputs: Mapping[str, Array]) -> int:
-    """How many samples the inputs are."""
-    return max(len(_lay(inputs[s.name], imported.layouts.get(s.name))) if s.shape else 1 for s in imported.inputs)
+def members(graph: Graph, inputs: Mapping[str, Array]) -> list[dict[str, Array]]:
+    """The inputs one by one where the original takes one at a time, else all at once; with what the user gave."""
+    if not graph.batch_of_one:
+        return [{**inputs, **graph.given}]
+    axes = {i.name: i.batch_axis for i in graph.inputs}
+    count = next(inputs[i.name].shape[i.batch_axis] for i in graph.inputs)
+    return [{**{k: np.take(inputs[k], [n], axis) for k, axis in axes.items()}, **graph.given} for n in range(count)]
+
+
+def _parts(
+    imported: Imported, inputs: Mapping[str, Array], parts: list[dict[str, Array]], net: Any
+) -> list[dict[str, Array]]:
+    """What the rebuilt model computes for each of `parts`: all at once where its batch is free."""
+    if len(parts) == 1 or not any(None in s.shape for s in imported.inputs):
+        return [run_keras(imported, p, net) for p in parts]
+    found = run_keras(imported, inputs, net)
+    return [
+        {k: _member(a, imported.batch_axes.get(k), i, len(parts)) for k, a in found.items()} for i in range(len(parts))
+    ]
+
+
+def _member(array: Array, axis: int | None, index: int, count: int) -> Array:
+    """One member of the batch of an output."""
+    return array if axis is None else np.split(array, count, axis)[index]
 
 
 def _lay(array: Array, order: tuple[int, ...] | None) -> Array:
@@ -116,24 +121,28 @@ def difference(found: Array, wanted: Array) -> tuple[float, float]:
 
 
 def held(
-    name: str, imported: Imported, run: Runner, inputs: Mapping[str, Array], net: Any = None
+    name: str, graph: Graph, imported: Imported, run: Runner, inputs: Mapping[str, Array], net: Any = None
 ) -> list[dict[str, Any]]:
     """One entry for each output: how far the rebuilt model (or `net`) is from what `run` computes."""
-    wanted, found = run(inputs), run_keras(imported, inputs, net)
-    count = _count(imported, inputs)
+    parts = members(graph, inputs)
+    wanted = [run(p) for p in parts]
+    found = _parts(imported, inputs, parts, net)
+    count = len(parts) if graph.batch_of_one else max((a.shape[0] if a.ndim else 1 for a in inputs.values()), default=1)
     entries = []
     for spec in imported.outputs:
-        largest, mean = difference(found[spec.name], np.asarray(wanted[spec.name]))
-        entries.append(
-            {"output": spec.name, "against": name, "inputs": count, "max_relative": largest, "mean_relative": mean}
-        )
+        gaps = [difference(f[spec.name], np.asarray(w[spec.name])) for f, w in zip(found, wanted, strict=True)]
+        entries.append({
+            "output": spec.name, "against": name, "inputs": count,
+            "max_relative": max(g[0] for g in gaps), "mean_relative": float(np.mean([g[1] for g in gaps])),
+        })  # fmt: skip
     return entries
 
 
 def references(source: Source) -> dict[str, Runner]:
     """Who can run the original: ONNX Runtime on its graph, and its own framework where that is installed."""
     ort = _onnx.onnxruntime()
-    found: dict[str, Runner] = {f"onnxruntime {ort.__version__}": lambda inputs: run_onnx(source.proto, inputs)}
+    plain = "" if source.original is None else " without quantization"
+    found: dict[str, Runner] = {f"onnxruntime {ort.__version__}{plain}": lambda inputs: run_onnx(source.proto, inputs)}
     if source.reference is not None:
         found[source.reference_name] = source.reference
     return found
@@ -168,8 +177,9 @@ def first_difference(
     more than a group's tensors are in memory and the search ends with the group in which the two part.
     """
     tensors = _tensors(imported, net)
-    wanted = [(node, n) for node in graph.nodes for n in node.outputs if n in tensors]
-    feed = {k: a[:1] if a.ndim else a for k, a in inputs.items()}
+    there = {n for node in proto.graph.node for n in node.output}
+    wanted = [(node, n) for node in graph.nodes for n in node.outputs if n in tensors and n in there]
+    feed = members(graph, inputs)[0]
     for start in range(0, len(wanted), GROUP):
         group = wanted[start : start + GROUP]
         names = [n for _, n in group]

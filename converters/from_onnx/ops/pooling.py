@@ -14,7 +14,7 @@ from ..builder import Builder
 from ..node import Node, Unsupported
 from ..value import Value
 from . import op
-from .conv import Pads, is_same, padded, spatial, windows
+from .conv import Pads, is_same, lying, padded, spatial, windows
 
 
 def _windows(node: Node, x: Value) -> tuple[list[int], list[int], list[int], Pads, list[int]]:
@@ -159,12 +159,12 @@ def lp_pool(b: Builder, node: Node, x: Value) -> Value:
 
 
 def _global(b: Builder, x: Value, kind: str) -> Value:
-    n = x.rank - 2
+    n, tensor = x.rank - 2, x.permuted((0, *lying(x), 1))
     if 1 <= n <= 3:
-        out = b.layer(f"Global{kind}Pooling{n}D", x.channels_last(), keepdims=True)
+        out = b.layer(f"Global{kind}Pooling{n}D", tensor, keepdims=True)
     else:
         reduce = keras().ops.max if kind == "Max" else keras().ops.mean
-        out = b.named(reduce(x.channels_last(), axis=list(range(1, n + 1)), keepdims=True))
+        out = b.named(reduce(tensor, axis=list(range(1, n + 1)), keepdims=True))
     found = spatial(x, out, channels=False)
     found.positive = x.positive
     return found

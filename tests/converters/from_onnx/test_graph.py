@@ -197,3 +197,52 @@ def test_parts_of_files_and_noise_are_errors_of_ours(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("text", "shape"), [("1x3x8x8", (1, 3, 8, 8)), ("?x16", (None, 16)), ("Nx4:int64", (None, 4))])
 def test_shapes_are_read_as_they_are_written(text: str, shape: Any) -> None:
     assert parse_shape(text) == shape
+
+
+def test_a_number_that_the_user_gives_is_a_constant(tmp_path: Path) -> None:
+    rate = helper.make_tensor_value_info("rate", TensorProto.INT64, [])
+    branch = [
+        helper.make_graph(
+            [helper.make_node("Mul", ["x", name], [f"{name}_y"])],
+            name,
+            [],
+            [helper.make_tensor_value_info(f"{name}_y", TensorProto.FLOAT, ["N", 4])],
+            [numpy_helper.from_array(np.float32(value), name)],
+        )
+        for name, value in (("two", 2), ("nine", 9))
+    ]
+    nodes = [
+        helper.make_node("Equal", ["rate", "fast"], ["is_fast"]),
+        helper.make_node("If", ["is_fast"], ["y"], then_branch=branch[0], else_branch=branch[1]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 4]), rate],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 4])],
+        [numpy_helper.from_array(np.int64(16000), "fast")],
+    )
+    path = tmp_path / "m.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    x = np.ones((1, 4), np.float32)
+    for value, times in (("16000", 2), ("8000", 9)):
+        model = rebuilt(path, inputs={"rate": value})
+        assert [s.name for s in model.inputs] == ["x"]
+        np.testing.assert_array_equal(np.asarray(model.net(x)), x * times)
+    with pytest.raises(UsageError, match="one number"):
+        rebuilt(path, inputs={"rate": "1x3"})
+
+
+def test_a_state_whose_batch_is_not_its_first_axis_is_freed(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Transpose", ["h"], ["t"], perm=[1, 0, 2]),
+        helper.make_node("ReduceSum", ["t", "a"], ["s"], keepdims=0),
+        helper.make_node("Add", ["x", "s"], ["y"]),
+        helper.make_node("Neg", ["h"], ["z"]),
+    ]
+    ends = [("y", [1, 4]), ("z", [2, 1, 4])]
+    path = save(tmp_path / "m.onnx", nodes, [("x", [1, 4]), ("h", [2, 1, 4])], ends, [("a", np.array([1]))])
+    model = rebuilt(path)
+    assert [s.shape for s in model.inputs] == [(None, 4), (None, 2, 4)]
+    assert [s.shape for s in model.outputs] == [(None, 4), (None, 2, 4)]
+    assert model.layouts == {"h": (1, 0, 2), "z": (1, 0, 2)}

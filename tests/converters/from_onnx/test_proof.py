@@ -68,8 +68,8 @@ def test_the_first_node_that_differs_is_found(path: Path) -> None:
     assert (found.node, found.op, found.original_shape, found.rebuilt_shape) == (
         "conv1",
         "Conv",
-        (1, 4, 8, 8),
-        (1, 4, 8, 8),
+        (2, 4, 8, 8),
+        (2, 4, 8, 8),
     )
     assert found.max_relative == pytest.approx(0.2, rel=1e-3)
     assert "conv1" in str(found)
