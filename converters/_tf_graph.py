@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from ._keras_files import AGAIN, reason
 MAX_BYTES = (1 << 31) - 1  # of a protobuf message
 MAX_TEXT = 64 << 20  # of a .pbtxt
 MAX_NODES = 200_000
+MAX_RANK = 32
 FILE_OPS = frozenset(  # operations that leave the graph: files, Python, other programs, other machines
     {"ReadFile", "WriteFile", "MatchingFiles", "WholeFileReader", "WholeFileReaderV2", "Save", "SaveSlices", "SaveV2"}
     | {"Restore", "RestoreSlice", "RestoreV2", "MergeV2Checkpoints", "ImmutableConst", "PrintV2", "LoadLibrary"}
@@ -104,9 +106,20 @@ def check(name: str, graph: Any) -> None:
     if len(names) != len(graph.node):
         raise ModelError(f"{name} is damaged: two of its nodes have the same name", next=AGAIN)
     for node in graph.node:
+        _check_constant(name, node)
         for source in node.input:
             if tensor_name(source)[0] not in names:
                 raise ModelError(f"{name} is damaged: '{node.name}' takes '{source}', which is not there", next=AGAIN)
+
+
+def _check_constant(name: str, node: Any) -> None:
+    """TensorFlow itself aborts on a shape that cannot be."""
+    shapes = [node.attr["value"].tensor.tensor_shape] if "value" in node.attr else []
+    shapes += [node.attr["shape"].shape] if "shape" in node.attr else []
+    for shape in shapes:
+        sizes = [d.size for d in shape.dim]
+        if len(sizes) > MAX_RANK or math.prod(max(abs(n), 1) for n in sizes) > MAX_BYTES or any(n < -1 for n in sizes):
+            raise ModelError(f"{name} is damaged: '{node.name}' has the absurd shape {sizes[:MAX_RANK]}", next=AGAIN)
 
 
 def refuse_file_ops(name: str, graphs: Iterable[Any]) -> None:
@@ -322,3 +335,61 @@ def _free(wish: str, names: Iterable[str]) -> str:
     while name in taken:
         name += "_"
     return name
+
+
+RANDOM = "/random_uniform/"
+IN_DROPOUT = frozenset(  # what tf.nn.dropout is made of, in all versions
+    {"Add", "AddV2", "BiasAdd", "Cast", "Const", "Div", "Floor", "GreaterEqual", "Identity", "Less", "Mul", "Pack"}
+    | {"RandomUniform", "RealDiv", "Select", "SelectV2", "Shape", "StridedSlice", "Sub", "ZerosLike"}
+)
+
+
+def without_dropout(graph: Any) -> Any:
+    """A copy in which each tf.nn.dropout passes its input on.
+
+    A dropout is the scope around a random number in which nothing else happens: one tensor of data goes in, one comes
+    out. What is left of it hangs nowhere.
+    """
+    copy = type(graph)()
+    copy.CopyFrom(graph)
+    nodes = {n.name: n for n in copy.node}
+    scopes = {n.name[: n.name.rindex(RANDOM)] for n in copy.node if n.op == "RandomUniform" and RANDOM in n.name}
+    constants = _constants(copy) if scopes else set()
+    passed: dict[str, str] = {}
+    for scope in sorted(scopes):
+        inside = {n for n in nodes if n.startswith(scope + "/")}
+        if any(nodes[n].op not in IN_DROPOUT for n in inside):
+            continue
+        entering = {
+            t for n in inside for t in nodes[n].input if tensor_name(t)[0] not in inside and not t.startswith("^")
+        }
+        data = {t for t in entering if tensor_name(t)[0] not in constants}
+        used = {tensor_name(t)[0] for n in copy.node if n.name not in inside for t in n.input}
+        inner = {tensor_name(t)[0] for n in inside for t in nodes[n].input}
+        leaving = (used & inside) or {
+            n for n in inside if n not in inner and nodes[n].op in ("Mul", "Select", "SelectV2")
+        }
+        if len(data) == len(leaving) == 1:
+            passed[leaving.pop()] = data.pop()
+    for name, source in passed.items():
+        node = nodes[name]
+        kind = node.attr["T"].type
+        node.op = "Identity"
+        node.attr.clear()
+        node.attr["T"].type = kind
+        del node.input[:]
+        node.input.append(source)
+    return copy
+
+
+def _constants(graph: Any) -> set[str]:
+    """Nodes whose values depend on no input and no random number: how much to drop, not what."""
+    found = {n.name for n in graph.node if n.op == "Const"}
+    waiting = [n for n in graph.node if n.input and n.op != "RandomUniform"]
+    progress = True
+    while progress:
+        ready = [n for n in waiting if all(tensor_name(t)[0] in found for t in n.input)]
+        found |= {n.name for n in ready}
+        waiting = [n for n in waiting if n.name not in found]
+        progress = bool(ready)
+    return found

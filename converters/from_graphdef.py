@@ -72,7 +72,11 @@ def from_graph(
     results = [holders.get(key, key[0]) for key in ends.outputs]
     outputs = [f"{node}:{0 if key in holders else key[1]}" for node, key in zip(results, ends.outputs, strict=True)]
     rename |= {tensor: display(*key) for tensor, key in zip(outputs, ends.outputs, strict=True) if key not in holders}
-    proto = to_onnx(name, cut, [f"{holders[k]}:0" for k in ends.inputs], outputs, rename)
+    clean, _ = _tf_graph.cut(_tf_graph.without_dropout(cut), Ends((), tuple((n, 0) for n in results)), switches=False)
+    for holder in holders.values():
+        if holder not in {n.name for n in clean.node}:
+            clean.node.append(next(n for n in cut.node if n.name == holder))
+    proto = to_onnx(name, clean, [f"{holders[k]}:0" for k in ends.inputs], outputs, rename)
     notes = tuple(_tf_graph.settled(_only(graph, needed)))
     return Source(proto, how, _runner(name, cut, holders, ends), f"TensorFlow {tensorflow().__version__}", notes=notes)
 
