@@ -26,3 +26,4 @@ class Source:
     reference_name: str = ""  # "OpenCV 4.14", "torch 2.13.0"
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # of ONNX values, from a quantized original
     notes: tuple[str, ...] = ()  # what the user should know about how it was loaded
+    original: Any = None  # the graph with its quantization, where `proto` is what was left without it
