@@ -12,7 +12,7 @@ SAME = {  # operators that ONNX has, with as many inputs
     "ELU": "Elu", "HARD_SWISH": "HardSwish", "MAXIMUM": "Max", "MINIMUM": "Min", "POW": "Pow", "ADD_N": "Sum",
     "LOGICAL_AND": "And", "LOGICAL_OR": "Or", "LOGICAL_NOT": "Not", "EQUAL": "Equal", "LESS": "Less",
     "LESS_EQUAL": "LessOrEqual", "GREATER": "Greater", "GREATER_EQUAL": "GreaterOrEqual",
-    "QUANTIZE": "Identity", "DEQUANTIZE": "Identity", "FAKE_QUANT": "Identity",
+    "QUANTIZE": "Identity", "DEQUANTIZE": "Identity",
 }  # fmt: skip
 FUSED = {"ADD": "Add", "SUB": "Sub", "MUL": "Mul", "DIV": "Div"}
 REDUCE = {"MEAN": "ReduceMean", "SUM": "ReduceSum", "REDUCE_MAX": "ReduceMax", "REDUCE_MIN": "ReduceMin",

@@ -21,6 +21,7 @@ import torch
 
 from edgedl.converters._frameworks import tf_keras
 from edgedl.converters.from_theano import source
+from edgedl.converters.from_theano.layers import HANDLERS
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 F = torch.nn.functional
@@ -236,3 +237,8 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "cut.h5").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ModelError):
         load(tmp_path / "cut.h5")
+
+
+def test_every_layer_is_documented() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "importers" / "theano.md").read_text()
+    assert not [name for name in HANDLERS if f"`{name}`" not in text]
