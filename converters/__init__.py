@@ -12,20 +12,24 @@ IMPORTERS = {
     "checkpoint": "edgedl.converters.from_graphdef:load_checkpoint",
     "graphdef": "edgedl.converters.from_graphdef:load_graphdef",
     "h5": "edgedl.converters.from_keras:load_h5",
+    "jax": "edgedl.converters.from_jax:load_jax",
     "keras": "edgedl.converters.from_keras:load_keras",
     "mxnet": "edgedl.converters.from_mxnet:load_mxnet",
     "onnx": "edgedl.converters.from_onnx:load_onnx",
     "saved_model": "edgedl.converters.from_saved_model:load_saved_model",
     "tflite": "edgedl.converters.from_tflite:load_tflite",
+    "torch": "edgedl.converters.from_torch:load_torch",
 }
 
 SOURCES = {  # what an import is held to again, node by node
     "caffe": "edgedl.converters.from_caffe:source",
     "checkpoint": "edgedl.converters.from_graphdef:source",
     "graphdef": "edgedl.converters.from_graphdef:source",
+    "jax": "edgedl.converters.from_jax:source",
     "mxnet": "edgedl.converters.from_mxnet:source",
     "onnx": "edgedl.converters.from_onnx:source",
     "tflite": "edgedl.converters.from_tflite:source",
+    "torch": "edgedl.converters.from_torch:source",
 }
 COMPARE = "edgedl.converters.from_onnx:compare"  # (source, path, options, network) -> entries, first node that differs
 

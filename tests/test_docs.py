@@ -104,6 +104,7 @@ def test_every_command_and_option_is_documented(command: str) -> None:
         ("stage", "recipes.md", "## Stages"),
         ("converter", "guide.md", "### Formats"),
         ("target", "targets.md", "# Targets"),
+        ("importer", "importers.md", "# What comes in"),
     ],
 )
 def test_every_registered_name_is_documented(kind: Any, page: str, section: str) -> None:
