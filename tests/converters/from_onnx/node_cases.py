@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -22,8 +21,7 @@ MAKERS = frozenset(  # operators that make a tensor of sizes: their inputs are c
 ATOL = 1e-5  # the backend tests have 1e-7, which float32 sums in another order do not keep
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What became of a test: passed, refused (a clear error), wrong (other numbers) or crashed; and why."""
 
     status: str
@@ -118,7 +116,7 @@ def _compared(case: Any, inputs: list[Any], wanted: list[Any], constant: frozens
     graph = prepared(proto, LoadOptions(form="keras"), case.name)
     imported = build(graph, freed=False, name="model")
     tensors = [_laid(feed[s.name], imported.layouts.get(s.name), s.dtype) for s in imported.inputs]
-    out = imported.net(tensors if len(tensors) > 1 else tensors[0], training=False)
+    out = imported.net(tensors, training=False)
     outputs = list(out) if isinstance(out, list | tuple) else [out]
     by_name = dict(zip((v.name for v in case.model.graph.output), wanted, strict=False))
     for spec, tensor in zip(imported.outputs, outputs, strict=True):
