@@ -20,6 +20,8 @@ GROUPS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
         "pip install 'edgedl[compress]'",
         ("tensorflow", "keras", "tf-keras", "tf2onnx"),
     ),
+    ("import PyTorch", "torch", "pip install 'edgedl[torch]'", ("torch", "onnxscript")),
+    ("import JAX functions", "jax", "pip install 'edgedl[jax]'", ("jax",)),
     ("image folders, built-in digits", "compress", "pip install 'edgedl[compress]'", ("Pillow", "scikit-learn")),
     ("report.html", "core", "pip install edgedl", ("Jinja2",)),
 )

@@ -55,8 +55,8 @@ def proof_line(proof: Sequence[Mapping[str, Any]]) -> str:
     worst = max(proof, key=lambda e: e["max_relative"] if isinstance(e["max_relative"], int | float) else math.inf)
     against = " and ".join(dict.fromkeys(str(e["against"]) for e in proof))
     outputs = len({e["output"] for e in proof})
-    what = "its output" if outputs == 1 else f"its {outputs} outputs"
-    return f"imported model held to {against}: {what} differ by at most {relative(worst['max_relative'])} (relative)"
+    what = "its output differs" if outputs == 1 else f"its {outputs} outputs differ"
+    return f"imported model held to {against}: {what} by at most {relative(worst['max_relative'])} of the largest value"
 
 
 def tensor_lines(found: Mapping[str, Any]) -> list[str]:
