@@ -15,7 +15,8 @@ from typing import Any
 from ...errors import MissingDependencyError, ModelError
 from .._onnx import MAX_BYTES, last_line
 
-MAX_TEXT = 8 << 20  # bytes of a prototxt; those of the largest published networks are below 1 MB
+MAX_TEXT = 2 << 20  # bytes of a prototxt; those of the largest published networks are below 0.5 MB
+MAX_LINE = 16 << 10  # the parser's time grows with the square of a line
 MAX_LAYERS = 20_000
 PACKAGE = "edgedl.caffe"
 
@@ -216,6 +217,10 @@ def read_text(path: Path) -> tuple[Any, list[str]]:
         text = path.read_text("utf-8")
     except UnicodeDecodeError as error:
         raise ModelError(f"{path.name} is not text, so it is no prototxt", next="check the path") from error
+    if any(len(line) > MAX_LINE for line in text.split("\n")):
+        raise ModelError(
+            f"{path.name} has a line of more than {MAX_LINE:,} characters", next="put every field on a line of its own"
+        )
     notes = []
     try:
         try:

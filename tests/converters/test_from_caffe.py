@@ -575,7 +575,10 @@ HOSTILE_TEXTS = {
     "no layers": I,
     "binary": "\0\1\2",
     "not closed": I + 'layer { name: "a" ',
-    "deep": I + "x {" * 20_000,
+    "deep": I + "x {" * 5_000,
+    "deep lines": I + "x {\n" * 20_000,
+    "long line": I + "x: 1 " * 20_000,
+    "large": I + "#\n" * (2 << 20),
     "deep unknown": I + 'layer { name: "r" type: "ReLU" bottom: "data" top: "r" ' + "x {" * 3000 + "}" * 3001,
     "cycle": I + layer("Eltwise", "a", "data b") + layer("ReLU", "b", "a"),
     "itself": I + layer("ReLU", "a", "a"),
@@ -636,7 +639,7 @@ def test_layers_may_be_many_but_not_too_many(tmp_path: Path) -> None:
     seconds(10)
     assert seconds(2000) < 5 * 1.5 * seconds(500) + 0.2
     with pytest.raises(ModelError, match="more than 20,000 layers"):
-        source(save(tmp_path, I + 'layer { type: "ReLU" }' * 20_001), LoadOptions())
+        source(save(tmp_path, I + 'layer { type: "ReLU" }\n' * 20_001), LoadOptions())
 
 
 def test_the_page_lists_every_layer() -> None:
