@@ -17,6 +17,7 @@ from .. import _onnx
 from .node import Node
 
 MAX_NODES = 200_000
+SMALL = ("complex", "float8", "float4", "int4", "uint4", "int2", "uint2")  # types of tensors that Keras has not
 REALS = ("float16", "bfloat16", "float64")
 CHANNELS = frozenset(  # operators whose first input has its channels second
     {"Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool", "GlobalLpPool"}
@@ -289,7 +290,7 @@ def _input(info: Any, nodes: Sequence[Any], options: LoadOptions, what: str, bat
             f"the input '{name}' of {what} is a {kind}, not a tensor", next="export the model with tensors"
         )
     dtype = _onnx.dtype_name(info.type.tensor_type.elem_type)
-    if dtype in ("string", "unknown") or dtype.startswith(("complex", "float8", "float4")):
+    if dtype in ("string", "unknown") or dtype.startswith(SMALL):
         raise ModelError(
             f"the input '{name}' of {what} takes {dtype}, not numbers",
             next="cut the model behind it with --from TENSOR",

@@ -41,7 +41,9 @@ def attention(
     if q.shape[1] != k.shape[1]:
         times = int(q.shape[1]) // int(k.shape[1])
         k, v = ops.repeat(k, times, axis=1), ops.repeat(v, times, axis=1)
-    scores = ops.matmul(ops.multiply(q, math.sqrt(scale)), ops.transpose(ops.multiply(k, math.sqrt(scale)), (0, 1, 3, 2)))
+    scores = ops.matmul(
+        ops.multiply(q, math.sqrt(scale)), ops.transpose(ops.multiply(k, math.sqrt(scale)), (0, 1, 3, 2))
+    )
     cap, mode = node.real("softcap"), node.integer("qk_matmul_output_mode")
     if cap > 0:
         scores = ops.multiply(ops.tanh(ops.divide(scores, cap)), cap)
@@ -149,9 +151,7 @@ def _outputs(node: Node, query: Value, out: Any, flat: bool, present: tuple[Any,
 
 
 @op("RotaryEmbedding")
-def rotary_embedding(
-    b: Builder, node: Node, x: Value, cos: Value, sin: Value, positions: Value | None = None
-) -> Value:
+def rotary_embedding(b: Builder, node: Node, x: Value, cos: Value, sin: Value, positions: Value | None = None) -> Value:
     """Rotary position embedding (Su et al., 2021)."""
     ops = keras().ops
     heads = node.integer("num_heads")
@@ -173,7 +173,9 @@ def rotary_embedding(
         caches.append(ops.expand_dims(table, 2))
     c, s = caches
     paired = bool(node.integer("interleaved"))
-    one, two = (turned[..., 0::2], turned[..., 1::2]) if paired else (turned[..., : part // 2], turned[..., part // 2 :])
+    one, two = (
+        (turned[..., 0::2], turned[..., 1::2]) if paired else (turned[..., : part // 2], turned[..., part // 2 :])
+    )
     real = ops.subtract(ops.multiply(c, one), ops.multiply(s, two))
     imaginary = ops.add(ops.multiply(s, one), ops.multiply(c, two))
     if paired:
@@ -194,7 +196,9 @@ def swiglu(b: Builder, node: Node, x: Value, gate: Value) -> Value:
     """x * sigmoid(alpha x) * gate (Shazeer, 2020)."""
     ops, alpha = keras().ops, node.real("alpha", 1.0)
     return b.elementwise(
-        lambda t, g: ops.multiply(ops.multiply(t, ops.sigmoid(t if alpha == 1.0 else ops.multiply(t, alpha))), g), x, gate
+        lambda t, g: ops.multiply(ops.multiply(t, ops.sigmoid(t if alpha == 1.0 else ops.multiply(t, alpha))), g),
+        x,
+        gate,
     )
 
 

@@ -138,7 +138,7 @@ def _convolve(
 ) -> Any:  # fmt: skip
     n = kernel.ndim - 2
     weights = [] if bias is None else [bias.array.reshape(-1)]
-    options = {
+    options: dict[str, Any] = {
         "padding": padding,
         "strides": _few(strides),
         "dilation_rate": _few(dilations),
@@ -213,7 +213,7 @@ def conv_transpose(b: Builder, node: Node, x: Value, w: Value, bias: Value | Non
     extra = [e - more for e, more in zip(extra, longer, strict=True)]
     crop = [(a, z - e) for (a, z), e in zip(pads, extra, strict=True)]
     weights = [np.moveaxis(kernel, (1, 0), (-2, -1))]
-    options = {"filters": kernel.shape[1], "kernel_size": kernel.shape[2:], "strides": _few(strides)}
+    options: dict[str, Any] = {"filters": kernel.shape[1], "kernel_size": kernel.shape[2:], "strides": _few(strides)}
     late = bias is not None and any(z < 0 for _, z in crop)
     if bias is not None and not late:
         weights.append(bias.array.reshape(-1))

@@ -193,7 +193,11 @@ def _gather_members(b: Builder, data: Value, inner: Array) -> Value:
     inside = [int(n or 1) for n in data.shape[1 : 1 + depth]]
     rest_dims = data.dims[1 + depth :]
     rest = [int(n or 1) for n in map(size, rest_dims)]
-    index = np.ravel_multi_index(tuple(np.where(inner < 0, inner + inside, inner).reshape(-1, depth).T), inside) if depth else None
+    index = (
+        np.ravel_multi_index(tuple(np.where(inner < 0, inner + inside, inner).reshape(-1, depth).T), inside)
+        if depth
+        else None
+    )
     if index is None:
         return data
     table = ops.reshape(data.canonical(), (-1, math.prod(inside), *rest))
@@ -330,7 +334,7 @@ def one_hot(b: Builder, node: Node, indices: Value, depth: Value, values: Value)
     if not 1 <= count <= 1 << 20:
         raise Unsupported(f"a depth of {count}")
     axis = axis_of(node.integer("axis", -1), indices.rank + 1)
-    index = indices.canonical()
+    index = b.tensor(indices)
     index = ops.expand_dims(ops.where(ops.less(index, 0), ops.add(index, count), index), axis)
     shape = [1] * (indices.rank + 1)
     shape[axis] = count
@@ -389,6 +393,7 @@ def compress(b: Builder, node: Node, x: Value, condition: Value) -> Value:
 def reverse_sequence(b: Builder, node: Node, x: Value, lengths: Value) -> Value:
     ops = keras().ops
     time, batch = node.integer("time_axis"), node.integer("batch_axis", 1)
+    x = b.materialized(x)
     steps = x.shape[time]
     if steps is None or {time, batch} != {0, 1}:
         raise Unsupported("sequences along the batch")

@@ -214,7 +214,7 @@ def relu(b: Builder, node: Node, x: Value) -> Value:
 
 @op("Clip")
 def clip(b: Builder, node: Node, x: Value, low: Value | None = None, high: Value | None = None) -> Value:
-    ops = keras().ops
+    ops, x = keras().ops, b.materialized(x)
     bounds = [
         float(node.real(key, default)) if v is None else v
         for key, v, default in (("min", low, -math.inf), ("max", high, math.inf))
@@ -364,6 +364,9 @@ def _cast(b: Builder, x: Value, dtype: str) -> Value:
         or "int2" in wanted
     ):
         raise Unsupported(f"a cast to {wanted}")
+    if x.is_constant:  # and only the type is computed
+        first, second = (np.asarray(a).astype(wanted) for a in x.constant.at)  # type: ignore[union-attr]
+        return Value.of_constant(first, second)
     ops = keras().ops
     if x.dtype.startswith("float") and wanted != "bool" and not wanted.startswith("float"):
         return b.unary(lambda t: ops.cast(ops.trunc(t), wanted), x)

@@ -145,7 +145,7 @@ def _share(
         total = total[..., None] * more
     if np.all(total == 1):
         return None
-    return (1.0 / total)[None, ..., None].astype(np.float32)
+    return np.asarray((1.0 / total)[None, ..., None], np.float32)
 
 
 @op("LpPool")

@@ -28,10 +28,7 @@ def reduced(b: Builder, node: Node, x: Value, axes: list[int], reduce: Callable[
         value, _ = value.apart(a)
     gone = {value.dims[a] for a in axes if value.dims[a]}
     at = [i for i, axis in enumerate(value.axes) if axis in gone]
-    if len(value.axes) - len(at) < 1 or not at:
-        keep_tensor = True
-    else:
-        keep_tensor = keep and len(value.axes) == x.rank
+    keep_tensor = len(value.axes) == len(at) or not at or (keep and len(value.axes) == x.rank)
     if not at:  # all of them are 1 long
         at_ones = [i for i, axis in enumerate(value.axes) if not axis]
         tensor = reduce(value.tensor, axis=at_ones[0], keepdims=True) if at_ones else _through_one(value, reduce)

@@ -10,7 +10,9 @@ from . import op
 
 _TRAINING = "an operator of training, which an exported model does not need: export it in evaluation mode"
 _RANDOM = "random numbers: the rebuilt model could not be compared with the original"
-_COUNT = "an output whose length depends on the data: cut the model before it with --to, and do that step on its outputs"
+_COUNT = (
+    "an output whose length depends on the data: cut the model before it with --to, and do that step on its outputs"
+)
 _TEXT = "text: cut the model behind it with --from TENSOR, and prepare the text outside"
 
 _REASONS = {

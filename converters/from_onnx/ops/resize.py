@@ -104,11 +104,11 @@ def _kernel(distance: Array, mode: Mode) -> Array:
     """The weight of an entry at this distance."""
     d = np.abs(distance)
     if mode.kind == "linear":
-        return np.maximum(1 - d, 0)
+        return np.asarray(np.maximum(1 - d, 0))
     a = mode.cubic  # Keys, 1981
     near = ((a + 2) * d - (a + 3)) * d * d + 1
     far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
-    return np.where(d <= 1, near, np.where(d < 2, far, 0.0))
+    return np.asarray(np.where(d <= 1, near, np.where(d < 2, far, 0.0)))
 
 
 def taps(axis: Axis, mode: Mode) -> tuple[Array, Array]:
@@ -231,7 +231,7 @@ def _as_layer(b: Builder, x: Value, axes: dict[int, Axis], mode: Mode) -> Value 
 
 def _upsampled(b: Builder, x: Value, factors: list[int], how: str) -> Value:
     n = len(factors)
-    options = {"interpolation": how} if n == 2 else {}
+    options: dict[str, Any] = {"interpolation": how} if n == 2 else {}
     amount = factors[0] if n == 1 else tuple(factors)
     out = spatial(x, b.layer(f"UpSampling{n}D", x.channels_last(), size=amount, **options), channels=False)
     out.positive = x.positive
@@ -248,7 +248,10 @@ def resize(b: Builder, node: Node, x: Value, *given: Value | None) -> Value:
         targets, factors = _by_size(node, x, along, sizes)
     elif scales is not None:
         factors = [float(s) for s in scales.array.reshape(-1)]
-        targets = [None if n is None else math.floor(n * s + 1e-6 * (s == round(s))) for n, s in zip(lengths, factors, strict=True)]
+        targets = [
+            None if n is None else math.floor(n * s + 1e-6 * (s == round(s)))
+            for n, s in zip(lengths, factors, strict=True)
+        ]
     else:
         raise Unsupported("neither scales nor sizes")
     region = roi.array.reshape(2, -1) if roi is not None and mode.coordinates == "tf_crop_and_resize" else None
@@ -289,7 +292,10 @@ def _by_size(node: Node, x: Value, along: list[int], sizes: Value) -> tuple[list
         return targets, factors
     known = [f for f, t in zip(factors, targets, strict=True) if t is not None]
     scale = min(known) if policy == "not_larger" else max(known)
-    kept = [None if t is None else math.floor(scale * int(x.shape[d] or 1) + 0.5) for d, t in zip(along, targets, strict=True)]
+    kept = [
+        None if t is None else math.floor(scale * int(x.shape[d] or 1) + 0.5)
+        for d, t in zip(along, targets, strict=True)
+    ]
     return kept, [1.0 if t is None else scale for t in kept]
 
 
@@ -325,7 +331,7 @@ def affine_grid(b: Builder, node: Node, theta: Value, wanted: Value) -> Value:
     lines = [np.linspace(-1, 1, n) if corners else (2 * np.arange(n) + 1) / n - 1 for n in spatial_sizes]
     if corners:
         lines = [np.zeros(1) - 1 if n == 1 else line for n, line in zip(spatial_sizes, lines, strict=True)]
-    grid = np.stack([*np.meshgrid(*lines, indexing="ij")][::-1] + [np.ones(spatial_sizes)], -1).astype(np.float32)
+    grid = np.stack([*np.meshgrid(*lines, indexing="ij")[::-1], np.ones(spatial_sizes)], -1).astype(np.float32)
     source = b.materialized(theta)
     flat_grid = b.weight(grid.reshape(-1, len(spatial_sizes) + 1))
     out = ops.matmul(flat_grid, ops.transpose(source.canonical(), (0, 2, 1)))
@@ -360,7 +366,9 @@ def grid_sample(b: Builder, node: Node, x: Value, grid: Value) -> Value:
     tensor = b.named(ops.reshape(out, (-1, *shape, int(source.shape[1] or 1))))
     made = tuple(new_dim(k) for k in shape)
     assert len(places_dims) == len(made)
-    return Value((source.dims[0], source.dims[1], *made), (source.dims[0], *made, source.dims[1]), tensor, None, tensor.dtype)
+    return Value(
+        (source.dims[0], source.dims[1], *made), (source.dims[0], *made, source.dims[1]), tensor, None, tensor.dtype
+    )
 
 
 def _sampled(
@@ -403,7 +411,9 @@ def _cubic_taps(c: Any, a: float) -> list[tuple[Any, Any]]:
 
 def _corner(table: Any, corner: Sequence[tuple[Any, Any]], lengths: Sequence[int], padding: str, corners: bool) -> Any:
     ops = keras().ops
-    linear, weight, inside = None, None, None
+    linear: Any = None
+    weight: Any = None
+    inside: Any = None
     for (place, share), n in zip(corner, lengths, strict=True):
         if padding != "zeros":
             place = _bordered(place, n, padding, corners)

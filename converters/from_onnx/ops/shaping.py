@@ -177,7 +177,7 @@ def depth_to_space(b: Builder, node: Node, x: Value) -> Value:
 @op("SpaceToDepth")
 def space_to_depth(b: Builder, node: Node, x: Value) -> Value:
     k = node.integer("blocksize")
-    n, c, h, w = x.shape
+    h, w = x.shape[2:]
     if h is None or w is None or k < 1 or h % k or w % k:
         raise Unsupported(f"{h}x{w} in blocks of {k}x{k}")
     y = reshaped(b, x, [_length(x.dims[0]), _length(x.dims[1]), h // k, k, w // k, k])
@@ -335,17 +335,14 @@ def expand(b: Builder, node: Node, x: Value, wanted: Value) -> Value:
     target = wanted.sizes()
     rank = max(x.rank, len(target))
     dims = ((),) * (rank - x.rank) + x.dims
-    full: list[Size] = [1] * (rank - len(target)) + list(target)
+    full: list[Size] = [*[1] * (rank - len(target)), *target]
     missing = [i for i in range(rank) if not dims[i] and full[i] != 1]
     value = x.with_axes(dims, x.axes, x.tensor)
     if not missing:
         return value
     if any(isinstance(full[i], Batch) for i in missing):
         return _over_batch(b, value, missing, full)
-    lengths = [
-        int(n) if i in missing else -2 for i, n in enumerate(full) if not isinstance(n, Batch) or i not in missing
-    ]
-    return _repeated(b, value, [n if n > 0 else 1 for n in lengths])
+    return _repeated(b, value, [n if i in missing and not isinstance(n, Batch) else 1 for i, n in enumerate(full)])
 
 
 def _over_batch(b: Builder, value: Value, missing: list[int], full: list[Size]) -> Value:

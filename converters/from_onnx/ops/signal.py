@@ -81,7 +81,9 @@ def dft(b: Builder, node: Node, x: Value, length: Value | None = None, axis: Val
 
 
 @op("STFT")
-def stft(b: Builder, node: Node, x: Value, step: Value, window: Value | None = None, frame: Value | None = None) -> Value:
+def stft(
+    b: Builder, node: Node, x: Value, step: Value, window: Value | None = None, frame: Value | None = None
+) -> Value:
     """The short-time Fourier transform of [n, length, 1 or 2]: a convolution whose kernels are the windowed waves."""
     hop = int(step.array.reshape(-1)[0])
     if window is None and frame is None:
@@ -94,13 +96,13 @@ def stft(b: Builder, node: Node, x: Value, step: Value, window: Value | None = N
     n = x.shape[1]
     if n is None or hop < 1 or length > n or length != len(weights):
         raise Unsupported(f"frames of {length} from {n} entries")
-    matrix = _forward(length, length, onesided=bool(node.integer("onesided", 1)))[:, :parts] * weights[:, None, None, None]
+    matrix = (
+        _forward(length, length, onesided=bool(node.integer("onesided", 1)))[:, :parts] * weights[:, None, None, None]
+    )
     bins = matrix.shape[2]
     tensor = x.canonical() if x.rank == 3 else keras().ops.expand_dims(x.canonical(), -1)
     kernel = matrix.reshape(length, parts, bins * 2).astype(np.float32)
-    out = b.layer(
-        "Conv1D", tensor, weights=[kernel], filters=bins * 2, kernel_size=length, strides=hop, use_bias=False
-    )
+    out = b.layer("Conv1D", tensor, weights=[kernel], filters=bins * 2, kernel_size=length, strides=hop, use_bias=False)
     frames = int(out.shape[1])
     made = new_dim(frames), new_dim(bins), new_dim(2)
     return in_order(keras().ops.reshape(out, (-1, frames, bins, 2)), (x.dims[0], *made))
@@ -153,5 +155,3 @@ def center_crop_pad(b: Builder, node: Node, x: Value, wanted: Value) -> Value:
             low = (target - have) // 2
             borders[a] = (low, target - have - low)
     return padded(b, value, borders, "constant", 0.0) if borders else value
-
-

@@ -320,14 +320,33 @@ def image(c: Chain, x: str) -> str | None:
     if not 3 <= len(shape) <= 5 or not isinstance(shape[0], Free) or any(isinstance(d, Free) for d in shape[1:]):
         return None
     n, channels = len(shape) - 2, shape[1]
-    kind = c.pick.choice(["Conv", "Conv", "BatchNormalization", "MaxPool", "GlobalAveragePool", "InstanceNormalization", "Resize", "DepthToSpace", "ConvTranspose", "PRelu", "LRN"])
+    kind = c.pick.choice(
+        [
+            "Conv",
+            "Conv",
+            "BatchNormalization",
+            "MaxPool",
+            "GlobalAveragePool",
+            "InstanceNormalization",
+            "Resize",
+            "DepthToSpace",
+            "ConvTranspose",
+            "PRelu",
+            "LRN",
+        ]
+    )
     ones = (1,) * n
     if kind == "Conv":
         out, k = c.pick.choice([2, 4, 6]), c.pick.choice([1, 3])
         weights = c.numbers((out, channels, *[k] * n))
         return c.node("Conv", [x, weights, c.numbers((out,))], (shape[0], out, *shape[2:]), pads=[k // 2] * 2 * n)
     if kind == "ConvTranspose":
-        return c.node("ConvTranspose", [x, c.numbers((channels, 2, *[2] * n))], (shape[0], 2, *[2 * d for d in shape[2:]]), strides=[2] * n)
+        return c.node(
+            "ConvTranspose",
+            [x, c.numbers((channels, 2, *[2] * n))],
+            (shape[0], 2, *[2 * d for d in shape[2:]]),
+            strides=[2] * n,
+        )
     if kind == "BatchNormalization":
         given = [c.numbers((channels,)) for _ in range(3)] + [c.constant(np.full(channels, 0.7, np.float32))]
         return c.node(kind, [x, *given], shape)
@@ -351,7 +370,9 @@ def image(c: Chain, x: str) -> str | None:
     if math.prod(shape[1:]) > 400:
         return None
     scales = c.constant(np.array([1, 1, *[2] * n], np.float32))
-    return c.node("Resize", [x, "", scales], (*shape[:2], *[2 * d for d in shape[2:]]), mode=c.pick.choice(["nearest", "linear"]))
+    return c.node(
+        "Resize", [x, "", scales], (*shape[:2], *[2 * d for d in shape[2:]]), mode=c.pick.choice(["nearest", "linear"])
+    )
 
 
 STEPS = (
@@ -392,7 +413,9 @@ def compared(model: Any, seed: int = 0) -> tuple[str, float]:
     except ModelError as error:
         return str(error), 0.0
     rng = np.random.default_rng(seed)
-    feed = {i.name: rng.normal(0, 1, [BATCH if n is None else n for n in i.shape]).astype(np.float32) for i in graph.inputs}
+    feed = {
+        i.name: rng.normal(0, 1, [BATCH if n is None else n for n in i.shape]).astype(np.float32) for i in graph.inputs
+    }
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1

@@ -25,7 +25,8 @@ def _load() -> ModuleType:
 
 nodes = _load()
 
-WHOLE = """
+WHOLE = frozenset(
+    """
 Abs Acos Acosh Add AffineGrid And ArgMax ArgMin Asin Asinh Atan Atanh Attention AveragePool BitShift BitwiseAnd
 BitwiseNot BitwiseOr BitwiseXor BlackmanWindow CausalConvWithState Ceil Celu CenterCropPad Clip Col2Im Compress Concat
 Constant ConstantOfShape Conv ConvTranspose Cos Cosh CumProd CumSum DFT DepthToSpace Div Einsum Elu Erf Exp Expand
@@ -36,11 +37,14 @@ MeanVarianceNormalization MelWeightMatrix Min Mish Mod Mul Neg Not OneHot Or PRe
 Reciprocal Relu ReverseSequence RotaryEmbedding Round STFT Scatter ScatterElements ScatterND Selu Shape Shrink Sigmoid
 Sign Sin Sinh Size Softmax Softplus Softsign SpaceToDepth Sqrt Squeeze Sub Sum SwiGLU Swish Tan Tanh TensorScatter
 ThresholdedRelu Tile TopK Transpose Unsqueeze Upsample Where Xor
-""".split()  # all their node tests pass
-REFUSED = """
+""".split()  # noqa: SIM905
+)  # all their node tests pass
+REFUSED = frozenset(
+    """
 Adagrad BitCast Bernoulli DeformConv Det ImageDecoder Momentum NonMaxSuppression NonZero RegexFullMatch StringSplit
 TfIdfVectorizer Unique
-""".split()
+""".split()  # noqa: SIM905
+)
 SAME = 12  # of operators with very many tests, so many
 
 
