@@ -18,11 +18,12 @@ from ...artifact import Array
 from ...errors import ModelError
 from .._onnx import MAX_BYTES
 
-MAX_JSON = 64 << 20
+MAX_JSON = 16 << 20  # those of the largest published networks are below 2 MB
 MAX_NODES = 50_000
 MAX_ARRAYS = 100_000
 MAX_RANK = 32
 MAX_NAME = 4096
+MAX_VALUE = 2000  # characters of one parameter that is read as a number or a tuple
 AGAIN = "copy or download it again, or save it again with mxnet.model.save_checkpoint"
 
 LIST_MAGIC = 0x112
@@ -209,8 +210,8 @@ def parse_value(text: str) -> Any:
     >>> parse_value("(2, 3)"), parse_value("True"), parse_value("1e-3"), parse_value("max"), parse_value("2L")
     ((2, 3), True, 0.001, 'max', 2)
     """
-    if len(text) > 10_000:
-        raise ValueError("a parameter is too long")
+    if len(text) > MAX_VALUE:
+        return text
     plain = re.sub(r"(?<=\d)L\b", "", text.strip())  # Python 2 wrote 2L
     try:
         value = ast.literal_eval({"true": "True", "false": "False"}.get(plain, plain))

@@ -630,7 +630,7 @@ def _readable(found: Sequence[Any], shape: Shape, codes: Sequence[int]) -> tuple
 @builds("transpose")
 def transpose(g: MxGraph, op: Op) -> None:
     """By the given order, or reversed."""
-    order = op.get("axes", (), (tuple, int)) or tuple(reversed(range(g.rank(op.xs[0]))))
+    order = _axes(g, op, "axes") or tuple(reversed(range(g.rank(op.xs[0]))))
     if sorted(order) != list(range(g.rank(op.xs[0]))):
         raise Unsupported(f"its axes {order} do not fit an input of {text(g.shape(op.xs[0]))}")
     g.add("Transpose", op.xs[0], name=op.name, out=op.outs[0], perm=order)

@@ -274,6 +274,12 @@ NODES: dict[str, Any] = {
     "code": [*CONV[:3], op("Convolution", "c", [[0, 0], [1, 0], [2, 0]], kernel="__import__('os')", num_filter="4")],
     "huge": [*CONV[:3], op("Convolution", "c", [[0, 0], [1, 0], [2, 0]], kernel="(3, 3)", num_filter="9" * 400)],
     "deep": [null("data"), op("transpose", "a", [[0, 0]], axes="(" * 5000)],
+    **{
+        f"value {i}": [null("data"), op("transpose", "a", [[0, 0]], axes=value)]
+        for i, value in enumerate(
+            ["-" * 1999 + "1", "1+" * 999 + "1", "[" * 999 + "]" * 999, "9" * 1999, "(" + "0," * 900 + ")", "a." * 999]
+        )
+    },
     "many outputs": [null("data"), op("split", "a", [[0, 0]], num_outputs="99999999")],
     "tile": [null("data"), *(op("tile", f"t{i}", [[i, 0]], reps="(1, 60000, 60000, 60000)") for i in range(3))],
     "memory": [null("data"), op("Pad", "p", [[0, 0]], pad_width="(0,0,0,0,0,65000,0,65000)", mode="constant")],
@@ -297,6 +303,28 @@ def test_what_is_no_symbol_is_refused(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(ModelError):
         source(path, IMAGE)
+
+
+JUNK = st.sampled_from(
+    ["", "None", "True", "0", "-1", "1", "3", "99", "-99", "1e9", "nan", "inf", "1e-3", "()", "(0,)", "(1, 1)", "(-1, 2)"]
+    + ["(None, 'a')", "('a', 1)", "(1.5, 2)", "(0, 0, 0, 0)", "(1, 2, 3, 4, 5)", "((1,), 2)", "{}", "relu", "99999999999"]
+)  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(case=st.sampled_from(CASES), values=st.lists(st.tuples(st.integers(0, 99), JUNK), min_size=1, max_size=3))
+def test_any_parameter_is_a_model_or_an_error(tmp_path_factory: Any, case: str, values: Any) -> None:
+    symbol = json.loads(GOLDENS[f"{case}/symbol"].tobytes())
+    places = [(n, key) for n in symbol["nodes"] for key in n.get("attrs", {}) if n["op"] != "null"]
+    for at, value in values if places else []:
+        node, key = places[at % len(places)]
+        node["attrs"][key] = value
+    folder = tmp_path_factory.mktemp("j")
+    (folder / "m-symbol.json").write_text(json.dumps(symbol))
+    (folder / "m-0001.params").write_bytes(GOLDENS[f"{case}/params"].tobytes())
+    shape = spec(GOLDENS[f"{case}/shape"].tolist())
+    with contextlib.suppress(EdgedlError):
+        assert source(folder / "m-symbol.json", LoadOptions(inputs={"data": shape})).proto.graph.node
 
 
 def test_a_missing_half_is_named(tmp_path: Path) -> None:
