@@ -216,9 +216,7 @@ def pieces(x: Value, axis: int) -> list[Value]:
     """A value cut along one of its dimensions into entries without it."""
     if x.constant is not None:
         first, second = x.constant.at
-        return [
-            Value.of_constant(np.take(first, i, axis), np.take(second, i, axis)) for i in range(first.shape[axis])
-        ]
+        return [Value.of_constant(np.take(first, i, axis), np.take(second, i, axis)) for i in range(first.shape[axis])]
     value, at = x.apart(axis)
     dims = (*value.dims[:axis], *value.dims[axis + 1 :])
     axes = (*value.axes[:at], *value.axes[at + 1 :])

@@ -16,7 +16,7 @@ from .. import _onnx
 from .._source import Source
 from .build import Imported
 from .graph import Graph
-from .quantized import Range, Unquantized, expanded, unquantized
+from .quantized import Range, Unquantized, unquantized
 
 SAMPLES = 8  # inputs on which the quantized original and the float model are compared
 
@@ -31,8 +31,8 @@ def floats(source: Source) -> Source:
         raise ModelError(
             f"the quantization of the model is damaged: {_onnx.last_line(error)}", next="export the model again"
         ) from error
-    if not found.ranges and expanded(source.proto) is source.proto:
-        return source
+    if not found.changed:
+        return replace(source, ranges={**source.ranges, **found.ranges})
     return replace(source, proto=found.proto, ranges={**source.ranges, **found.ranges}, original=source.proto)
 
 
@@ -93,7 +93,9 @@ def _within(found: Unquantized, graph: Graph, seed: int) -> Mapping[str, Array]:
     for i in graph.inputs:
         shape = [1 if n is None else n for n in i.shape]
         if i.name in found.inputs:
-            out[i.name] = rng.uniform(*found.inputs[i.name], shape).astype(np.float32)
+            low, high = found.inputs[i.name]
+            values = rng.normal((low + high) / 2, (high - low) / 8, shape)  # the ends of a range are rare
+            out[i.name] = np.clip(values, low, high).astype(np.float32)
         elif i.dtype in ("int8", "uint8"):
             info = np.iinfo(i.dtype)
             out[i.name] = rng.integers(info.min, info.max + 1, shape).astype(i.dtype)

@@ -12,6 +12,7 @@ from ...artifact import Array
 from .. import _onnx
 
 Range = tuple[float, float]
+Parameters = tuple[float, int, int, int]  # scale, zero point, least and largest integer
 MICROSOFT = "com.microsoft"
 MOVES = frozenset(  # operators that only move what their first input holds
     {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Slice", "Split", "Gather", "MaxPool"}
@@ -27,6 +28,7 @@ class Unquantized:
     """A graph without the quantization of its activations."""
 
     proto: Any  # onnx.ModelProto of float operators, its weights dequantized
+    changed: bool = False  # whether it is another graph than the one that was given
     ranges: dict[str, Range] = field(default_factory=dict)  # by value: what the integers could stand for
     inputs: dict[str, Range] = field(default_factory=dict)  # of the graph, as they are quantized first
     outputs: dict[str, tuple[float, int]] = field(default_factory=dict)  # scale and zero point of outputs, now float
@@ -45,7 +47,9 @@ def unquantized(proto: Any) -> Unquantized:
     """
     whole = expanded(proto)
     copy = type(proto).FromString(whole.SerializeToString()) if whole is proto else whole
-    return _Stripper(copy).run()
+    found = _Stripper(copy).run()
+    found.changed |= whole is not proto
+    return found
 
 
 # --- integer operators, written out
@@ -326,6 +330,7 @@ class _Stripper:
         kept = [type(n).FromString(n.SerializeToString()) for n in nodes]
         self.graph.ClearField("node")
         self.graph.node.extend(kept)
+        self.found.changed = bool(self.floats)
         if self.floats:
             self.graph.ClearField("value_info")
         for info in self.graph.output:
@@ -368,8 +373,8 @@ class _Stripper:
             return -np.inf if found is None else float(_onnx.array(found).reshape(-1)[0])
         return float(_attribute(node, "min", -np.inf))
 
-    def parameters(self, node: Any) -> tuple[float, int, Any] | None:
-        """Scale, zero point and integer type of a QuantizeLinear or DequantizeLinear; None: not constant, not one."""
+    def parameters(self, node: Any) -> Parameters | None:
+        """Scale, zero point and the integers' bounds of a QuantizeLinear or DequantizeLinear; None: not constant, not one."""
         scale = self.tensors.get(node.input[1])
         zero = self.tensors.get(node.input[2]) if len(node.input) > 2 and node.input[2] else None
         if scale is None or (len(node.input) > 2 and node.input[2] and zero is None):
@@ -377,14 +382,15 @@ class _Stripper:
         s, z = _onnx.array(scale), np.zeros(1, np.uint8) if zero is None else _onnx.array(zero)
         if s.size != 1 or z.size != 1 or z.dtype.name not in ("int8", "uint8", "int16", "uint16"):
             return None
-        return float(s.reshape(-1)[0]), int(z.reshape(-1)[0]), np.iinfo(z.dtype)
+        info = np.iinfo(z.dtype)
+        return float(s.reshape(-1)[0]), int(z.reshape(-1)[0]), info.min, info.max
 
     def _quantize(self, node: Any) -> list[Any]:
         known = self.parameters(node)
         if known is None or not self._only_undone(node.output[0], known):
             return [node]
-        scale, zero, info = known
-        low, high = (info.min - zero) * scale, (info.max - zero) * scale
+        scale, zero, least, most = known
+        low, high = (least - zero) * scale, (most - zero) * scale
         x, y = node.input[0], node.output[0]
         self.floats.add(y)
         self.found.ranges[y] = (low, high)
@@ -412,7 +418,7 @@ class _Stripper:
                 self.graph.initializer.append(tensor)
         return []
 
-    def _only_undone(self, name: str, known: tuple[float, int, Any]) -> bool:
+    def _only_undone(self, name: str, known: Parameters) -> bool:
         """Whether all that becomes of integers is moving and dequantizing them, with the same parameters."""
         waiting = [name]
         while waiting:
@@ -432,8 +438,8 @@ class _Stripper:
         if x not in self.floats:
             known = None if x in self.fixed else self.parameters(node)
             if known is not None:
-                scale, zero, info = known
-                self.found.ranges[y] = ((info.min - zero) * scale, (info.max - zero) * scale)
+                scale, zero, least, most = known
+                self.found.ranges[y] = ((least - zero) * scale, (most - zero) * scale)
             return [node]
         for names in (self.positive, self.given):
             names |= {y} if x in names else set()

@@ -88,9 +88,7 @@ def dynamic_quantize_linear(b: Builder, node: Node, x: Value) -> Any:
 
 
 @op("ConvInteger")
-def conv_integer(
-    b: Builder, node: Node, x: Value, w: Value, xz: Value | None = None, wz: Value | None = None
-) -> Value:
+def conv_integer(b: Builder, node: Node, x: Value, w: Value, xz: Value | None = None, wz: Value | None = None) -> Value:
     """A convolution of integers, in floats (exact up to 2^24)."""
     ops = keras().ops
     kernel: Array = w.array.astype(np.float32)

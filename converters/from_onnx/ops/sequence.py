@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ..control import joined, pieces, stacked
 from ..builder import Builder
+from ..control import joined, pieces, stacked
 from ..layout import NotFree
 from ..node import Node, Unsupported, axis_of
 from ..value import Value
