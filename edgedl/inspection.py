@@ -11,6 +11,7 @@ from .engine import describe
 from .errors import EdgedlError, ModelError, TargetError
 from .model import GRAPH_FORMATS, LoadOptions
 from .options import everything
+from .outcome import weight
 from .recipe import step
 from .registry import find, names
 from .sniffing import sniff
@@ -47,7 +48,7 @@ def inspect_model(
         return {
             "path": str(path),
             "format": kind,
-            "bytes": sum(f.stat().st_size for f in (path.rglob("*") if path.is_dir() else [path]) if f.is_file()),
+            "bytes": weight(path, options),
             "parameters": sum(layer["parameters"] for layer in layers),
             "macs": sum(layer["macs"] for layer in layers),
             "largest_activation_bytes": max((layer["activation_bytes"] for layer in layers), default=0),

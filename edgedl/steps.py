@@ -19,7 +19,7 @@ from . import metrics, verification
 from .artifact import Array, Artifact, TensorSpec, spec_from_json
 from .data import DataOptions, Dataset, Split
 from .engine import describe, open_engine, predict
-from .errors import ConversionError, VerificationError
+from .errors import ConversionError, ModelError, VerificationError
 from .layouts import from_file, layouts_of, original_layouts, plain, preprocessing_from_file, read_layouts, to_file
 from .model import GRAPH_FORMATS, LoadOptions, Model, load
 from .options import build
@@ -173,10 +173,29 @@ def outputs_of(model: Model, inputs: Mapping[str, Array]) -> dict[str, Array]:
     """What the model computes, by output name."""
     if not model.is_keras:
         return predict(describe(model.net.path), inputs)
-    feed = [inputs[s.name] for s in model.inputs]
-    found = model.net.predict(feed if len(feed) > 1 else feed[0], batch_size=BATCH, verbose=0)
+    size = fixed_batch(model)
+    count = max(len(inputs[s.name]) for s in model.inputs)
+    feed = [_filled_up(inputs[s.name], size or 1) for s in model.inputs]
+    found = model.net.predict(feed if len(feed) > 1 else feed[0], batch_size=size or BATCH, verbose=0)
     arrays = list(found.values()) if isinstance(found, dict) else found if isinstance(found, list | tuple) else [found]
-    return {s.name: np.asarray(a) for s, a in zip(model.outputs, arrays, strict=True)}
+    return {s.name: np.asarray(a)[:count] for s, a in zip(model.outputs, arrays, strict=True)}
+
+
+def fixed_batch(model: Model) -> int:
+    """The batch that a Keras model insists on, or 0. Raises ModelError where its inputs' first axes are not one batch."""
+    sizes = {t.shape[0] for t in model.net.inputs if t.shape} - {None}
+    if len(sizes) > 1:
+        raise ModelError(
+            f"the inputs of the model have the first axes {', '.join(map(str, sorted(sizes)))}, which are no common batch",
+            next="export the model with one batch axis, first in every input",
+        )
+    return int(sizes.pop()) if sizes else 0
+
+
+def _filled_up(x: Array, size: int) -> Array:
+    """Samples in whole batches: the last one is filled up with copies of the last sample."""
+    missing = -len(x) % size
+    return np.concatenate([x, np.repeat(x[-1:], missing, axis=0)]) if missing else x
 
 
 def score(dataset: Dataset, outputs: Mapping[str, Array], original: Mapping[str, Array]) -> dict[str, Any]:

@@ -11,15 +11,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 import edgedl
-from edgedl import comparing
+from edgedl import comparing, steps
+from edgedl.artifact import TensorSpec
 from edgedl.cli import run
+from edgedl.converters import _frameworks as frameworks
 from edgedl.data import DataOptions
 from edgedl.data import load as load_data
 from edgedl.engine import describe, predict
 from edgedl.errors import EdgedlError, ModelError, UsageError, WorkerError
-from edgedl.model import save_keras
+from edgedl.model import Model, save_keras
 from edgedl.registry import find
 from edgedl.worker import GIB, Worker
 
@@ -308,3 +311,14 @@ def test_an_artifact_against_its_original(net: Path, keep: bool, tmp_path: Path)
     found = comparing.compare(str(tmp_path / "net.tflite"), str(net), {"form": "keras"})
     assert found["same"]
     assert {e["output"] for e in found["outputs"]} == {"map.0", "logits"}
+
+
+def test_a_model_with_a_batch_of_its_own_runs_member_by_member(tmp_path: Path) -> None:
+    keras = frameworks.keras()
+    x = keras.Input(batch_shape=(2, 3))
+    net = keras.Model(x, keras.layers.Dense(4)(x))
+    specs = [(TensorSpec("x", (2, 3), "float32"),), (TensorSpec("y", (2, 4), "float32"),)]
+    given = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    found = steps.outputs_of(Model(net, *specs), {"x": given})["y"]
+    weight, bias = net.get_weights()
+    assert_allclose(found, given @ weight + bias, atol=1e-5)
