@@ -13,6 +13,7 @@ from ..errors import MissingDependencyError, ModelError
 from . import _onnx
 from ._frameworks import no_stderr, tensorflow
 from ._keras_files import FAILURES
+from ._tf_loops import replace_loops
 
 OPSET = 18
 LOOPS = frozenset({"Loop", "Scan", "If"})
@@ -42,6 +43,7 @@ def to_onnx(name: str, graph_def: Any, inputs: Sequence[str], outputs: Sequence[
         raise ModelError(
             f"tf2onnx cannot convert {name}: {_onnx.last_line(error)}", next="cut the graph with --from and --to"
         ) from error
+    replace_loops(model)
     _refuse_left(name, model, graph_def)
     return model
 

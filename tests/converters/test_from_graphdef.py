@@ -325,6 +325,25 @@ def test_lstms_of_an_exported_model_stay_lstms(tmp_path: Path) -> None:
     assert "LSTM" in {n.op_type for n in made.proto.graph.node}
 
 
+@pytest.mark.parametrize("kind", ["GRU", "SimpleRNN"])
+def test_loops_of_keras_3_become_layers(kind: str, tmp_path: Path) -> None:
+    """With weights that are not those of a new layer; a reset before the kernel; one step other than a GRU's."""
+    from edgedl.converters._frameworks import keras
+
+    L = keras().layers
+    for more in ({}, {"return_sequences": True}, {"reset_after": False} if kind == "GRU" else {"use_bias": False}):
+        net = keras().Sequential([keras().Input((6, 5)), getattr(L, kind)(5, **more)])
+        net.set_weights([normal(*w.shape) for w in net.get_weights()])
+        net.export(tmp_path / str(more), verbose=False)
+        made = _saved_graph.source(tmp_path / str(more), LoadOptions())
+        agrees(made)
+        assert {"GRU", "RNN"} & {n.op_type for n in made.proto.graph.node}
+    net = keras().Sequential([keras().Input((6, 5)), getattr(L, kind)(5, activation="softsign")])
+    net.export(tmp_path / "other", verbose=False)
+    with pytest.raises(ModelError, match="a loop"):
+        _saved_graph.source(tmp_path / "other", LoadOptions())
+
+
 @pytest.mark.acceptance
 @pytest.mark.parametrize(("name", "accuracy"), [("DS_CNN_S", 0.85), ("DNN_S", 0.75)])
 def test_keyword_spotting_behind_its_front_end(name: str, accuracy: float, assets: Path) -> None:
