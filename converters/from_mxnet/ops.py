@@ -59,6 +59,20 @@ class Op:
         """A whole number."""
         return self.get(key, default, int)
 
+    def needed(self, key: str) -> int:
+        """A whole number that has to be written."""
+        value = self.whole(key, None)
+        if value is None:
+            raise Unsupported(f"its parameter {key} is missing")
+        return int(value)
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """A finite number; without a default it has to be written."""
+        value = self.get(key, default)
+        if value is None or not -1e38 < value < 1e38:
+            raise Unsupported(f"its parameter {key} is missing or not a finite number")
+        return float(value)
+
     def flag(self, key: str, default: bool) -> bool:
         """A boolean."""
         return bool(self.get(key, default, bool))
@@ -297,14 +311,14 @@ def batch_norm(g: MxGraph, op: Op) -> None:
     for part in (gamma, beta, mean, var):
         if g.shape(part) != g.fixed(x, 1)[:1]:
             raise Unsupported(f"'{part}' is {text(g.shape(part))}, and the input has {g.fixed(x, 1)[0]} channels")
-    eps = float(op.get("eps", 1e-3))
+    eps = op.number("eps", 1e-3)
     g.add("BatchNormalization", x, gamma, beta, mean, var, name=op.name, out=op.outs[0], epsilon=eps)
 
 
 @builds("InstanceNorm", inputs=3)
 def instance_norm(g: MxGraph, op: Op) -> None:
     """Statistics of every image and channel."""
-    g.add("InstanceNormalization", *op.xs, name=op.name, out=op.outs[0], epsilon=float(op.get("eps", 1e-3)))
+    g.add("InstanceNormalization", *op.xs, name=op.name, out=op.outs[0], epsilon=op.number("eps", 1e-3))
 
 
 @builds("LayerNorm", inputs=3)
@@ -313,7 +327,7 @@ def layer_norm(g: MxGraph, op: Op) -> None:
     axis = axis_of(op.whole("axis", -1), g.rank(op.xs[0]))
     if axis != g.rank(op.xs[0]) - 1:
         raise Unsupported("only the last axis is imported")
-    g.add("LayerNormalization", *op.xs, name=op.name, out=op.outs[0], axis=-1, epsilon=float(op.get("eps", 1e-5)))
+    g.add("LayerNormalization", *op.xs, name=op.name, out=op.outs[0], axis=-1, epsilon=op.number("eps", 1e-5))
 
 
 @builds("LRN")
@@ -322,7 +336,7 @@ def lrn(g: MxGraph, op: Op) -> None:
     size = op.whole("nsize", None)
     if not size or size % 2 == 0:
         raise Unsupported(f"its nsize {size} is not odd")
-    alpha, beta, k = (float(op.get(key, v)) for key, v in (("alpha", 1e-4), ("beta", 0.75), ("knorm", 2.0)))
+    alpha, beta, k = (op.number(key, v) for key, v in (("alpha", 1e-4), ("beta", 0.75), ("knorm", 2.0)))
     g.add("LRN", op.xs[0], name=op.name, out=op.outs[0], size=size, alpha=alpha, beta=beta, bias=k)
 
 
@@ -333,7 +347,7 @@ def l2_normalization(g: MxGraph, op: Op) -> None:
     axes = {"instance": range(1, g.rank(x)), "channel": (1,), "spatial": range(2, g.rank(x))}[mode]
     square = g.add("Mul", x, x, name=f"{op.name}/square")
     total = g.add("ReduceSum", square, g.ints(tuple(axes), f"{op.name}/axes"), name=f"{op.name}/sum", keepdims=1)
-    safe = g.add("Add", total, g.scalar(float(op.get("eps", 1e-10)), x, f"{op.name}/eps"), name=f"{op.name}/safe")
+    safe = g.add("Add", total, g.scalar(op.number("eps", 1e-10), x, f"{op.name}/eps"), name=f"{op.name}/safe")
     g.add("Div", x, g.add("Sqrt", safe, name=f"{op.name}/norm"), name=op.name, out=op.outs[0])
 
 
@@ -397,7 +411,7 @@ SCALAR = {  # operator -> ONNX's, and whether the scalar comes first
 
 def _with_scalar(onnx_op: str, *, first: bool) -> Builder:
     def build(g: MxGraph, op: Op) -> None:
-        _scalar_op(g, op, onnx_op, op.xs[0], float(op.get("scalar", 0.0)), first=first)
+        _scalar_op(g, op, onnx_op, op.xs[0], op.number("scalar", 0.0), first=first)
 
     return build
 
@@ -443,9 +457,9 @@ def activation(g: MxGraph, op: Op) -> None:
 def leaky_relu(g: MxGraph, op: Op) -> None:
     """And its relatives; `rrelu` at inference has the mean of its slopes."""
     x, kind = op.xs[0], op.only("act_type", "leaky", "prelu", "elu", "selu", "gelu", "rrelu")
-    slope = float(op.get("slope", 0.25))
+    slope = op.number("slope", 0.25)
     if kind == "rrelu":
-        kind, slope = "leaky", (float(op.get("lower_bound", 0.125)) + float(op.get("upper_bound", 0.334))) / 2
+        kind, slope = "leaky", (op.number("lower_bound", 0.125) + op.number("upper_bound", 0.334)) / 2
     if kind == "leaky":
         g.add("LeakyRelu", x, name=op.name, out=op.outs[0], alpha=slope)
     elif kind == "elu":
@@ -481,7 +495,7 @@ def _prelu(g: MxGraph, op: Op, x: str) -> None:
 @builds("hard_sigmoid")
 def hard_sigmoid(g: MxGraph, op: Op) -> None:
     """clip(alpha * x + beta, 0, 1)."""
-    alpha, beta = float(op.get("alpha", 0.2)), float(op.get("beta", 0.5))
+    alpha, beta = op.number("alpha", 0.2), op.number("beta", 0.5)
     g.add("HardSigmoid", op.xs[0], name=op.name, out=op.outs[0], alpha=alpha, beta=beta)
 
 
@@ -489,7 +503,7 @@ def hard_sigmoid(g: MxGraph, op: Op) -> None:
 def clip(g: MxGraph, op: Op) -> None:
     """Limited to [a_min, a_max]."""
     x = op.xs[0]
-    limits = [g.scalar(float(op.get(key, None)), x, f"{op.name}/{key}") for key in ("a_min", "a_max")]
+    limits = [g.scalar(op.number(key), x, f"{op.name}/{key}") for key in ("a_min", "a_max")]
     g.add("Clip", x, *limits, name=op.name, out=op.outs[0])
 
 
@@ -503,7 +517,7 @@ def cast(g: MxGraph, op: Op) -> None:
 @builds("Dropout")
 def dropout(g: MxGraph, op: Op) -> None:
     """Nothing at inference; kept as an operator, so that the model can be trained on."""
-    ratio = g.constant(np.float32(op.get("p", 0.5)), f"{op.name}/ratio")
+    ratio = g.constant(np.float32(op.number("p", 0.5)), f"{op.name}/ratio")
     g.add("Dropout", op.xs[0], ratio, name=op.name, out=op.outs[0])
 
 
@@ -707,7 +721,7 @@ def split(g: MxGraph, op: Op) -> None:
 @builds("slice_axis")
 def slice_axis(g: MxGraph, op: Op) -> None:
     """From `begin` to `end` (None: to the end) along one dimension."""
-    axis = axis_of(op.whole("axis", None), g.rank(op.xs[0]))
+    axis = axis_of(op.needed("axis"), g.rank(op.xs[0]))
     _slice(g, op, {axis: (op.whole("begin", 0), op.whole("end", None), 1)})
 
 
@@ -780,7 +794,7 @@ def pad_op(g: MxGraph, op: Op) -> None:
     x, mode = op.xs[0], op.only("mode", "constant", "edge", "reflect")
     widths = op.ints("pad_width", 2 * g.rank(x), None)
     pads = g.ints((*widths[::2], *widths[1::2]), f"{op.name}/pads")
-    value = g.scalar(float(op.get("constant_value", 0.0)), x, f"{op.name}/value")
+    value = g.scalar(op.number("constant_value", 0.0), x, f"{op.name}/value")
     g.add("Pad", x, pads, value, name=op.name, out=op.outs[0], mode=mode)
 
 
@@ -843,4 +857,4 @@ def up_sampling(g: MxGraph, op: Op) -> None:
 def depth_to_space(g: MxGraph, op: Op) -> None:
     """Blocks of pixels to channels and back, in ONNX's DCR order."""
     kind = "DepthToSpace" if op.node.op == "depth_to_space" else "SpaceToDepth"
-    g.add(kind, op.xs[0], name=op.name, out=op.outs[0], blocksize=op.whole("block_size", None))
+    g.add(kind, op.xs[0], name=op.name, out=op.outs[0], blocksize=op.needed("block_size"))
