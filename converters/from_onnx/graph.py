@@ -22,7 +22,7 @@ REALS = ("float16", "bfloat16", "float64")
 CHANNELS = frozenset(  # operators whose first input has its channels second
     {"Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool", "GlobalLpPool"}
     | {"BatchNormalization", "InstanceNormalization", "GroupNormalization", "LRN", "Resize", "Upsample", "GridSample"}
-    | {"DepthToSpace", "SpaceToDepth", "PRelu", "ConvInteger", "QLinearConv", "Col2Im"}
+    | {"DepthToSpace", "SpaceToDepth", "PRelu", "ConvInteger", "FusedConv", "QLinearConv", "Col2Im"}
 )
 PASSES = frozenset(  # operators that leave the order of the axes as it is
     {
