@@ -239,7 +239,8 @@ def joined(b: Builder, node: Node, values: Sequence[Value], axis: int) -> Value:
     if all(v.constant is not None for v in values):
         pairs = zip(*(v.constant.at for v in values if v.constant is not None), strict=True)
         return Value.of_constant(*(np.concatenate(part, axis) for part in pairs))
-    return concat(b, Node(node.proto, node.opset, node.name, {"axis": axis}), *values)
+    made: Value = concat(b, Node(node.proto, node.opset, node.name, {"axis": axis}), *values)
+    return made
 
 
 def _unsqueezed(v: Value, axis: int) -> Value:

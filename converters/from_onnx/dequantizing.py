@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -25,9 +24,10 @@ def floats(source: Source) -> Source:
     """The Source without the quantization of its activations; itself where it has none."""
     if source.original is not None or not any(_onnx.QUANTIZED.search(n.op_type) for n in source.proto.graph.node):
         return source
+    damaged: tuple[type[Exception], ...] = (ValueError, TypeError, IndexError, AttributeError, *_onnx.proto_errors())
     try:
         found = unquantized(source.proto)
-    except (ValueError, TypeError, IndexError, AttributeError, *_onnx.proto_errors()) as error:
+    except damaged as error:
         raise ModelError(
             f"the quantization of the model is damaged: {_onnx.last_line(error)}", next="export the model again"
         ) from error
@@ -56,8 +56,9 @@ def agreement(source: Source, graph: Graph, imported: Imported) -> tuple[str, ..
         return ()
     found = unquantized(source.original)
     try:
-        pairs = [_pair(source, found, graph, imported, seed) for seed in range(SAMPLES)]
-    except ModelError:
+        session = _onnx.session(source.original, optimize=False)
+        pairs = [_pair(session, found, graph, imported, seed) for seed in range(SAMPLES)]
+    except _onnx.runtime_errors():
         return ("ONNX Runtime cannot run the quantized original: the float model is proven without its quantization",)
     before, after = (
         {n: np.concatenate([np.atleast_1d(p[i][n]) for p in pairs]) for n in pairs[0][0]} for i in range(2)
@@ -74,13 +75,13 @@ def agreement(source: Source, graph: Graph, imported: Imported) -> tuple[str, ..
 
 
 def _pair(
-    source: Source, found: Unquantized, graph: Graph, imported: Imported, seed: int
+    session: Any, found: Unquantized, graph: Graph, imported: Imported, seed: int
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """(what the quantized original computes, as real numbers; what the rebuilt model computes) on one sample."""
     from . import proof
 
     feed = {**proof.generated(graph, 1, seed), **_within(found, graph, seed)}
-    before = proof.run_onnx(source.original, {**feed, **graph.given})
+    before = proof.run_session(session, {**feed, **graph.given})
     for name, (scale, zero) in found.outputs.items():
         before[name] = (before[name].astype(np.float32) - zero) * np.float32(scale)
     return before, proof.run_keras(imported, feed)

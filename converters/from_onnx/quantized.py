@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from ...artifact import Array
+from ...errors import ModelError
 from .. import _onnx
+from .graph import reads
 
 Range = tuple[float, float]
 Parameters = tuple[float, int, int, int]  # scale, zero point, least and largest integer
@@ -65,14 +67,25 @@ def expanded(proto: Any) -> Any:
     nodes = []
     for node in copy.graph.node:
         work.made = []
-        build = EXPANSIONS.get(_key(node))
-        done = build is not None and build(work, node)
-        nodes += work.made if done else [node]
+        nodes += work.made if _is_written_out(work, node) else [node]
     kept = [type(n).FromString(n.SerializeToString()) for n in nodes]
     copy.graph.ClearField("node")
     copy.graph.node.extend(kept)
     copy.graph.ClearField("value_info")
     return copy
+
+
+def _is_written_out(work: _Expander, node: Any) -> bool:
+    """Whether a node was written out. Raises ModelError where its parts do not fit one another."""
+    build = EXPANSIONS.get(_key(node))
+    damaged: tuple[type[Exception], ...] = (ValueError, TypeError, IndexError, AttributeError, *_onnx.proto_errors())
+    try:
+        return build is not None and build(work, node)
+    except damaged as error:
+        raise ModelError(
+            f"node '{node.name or node.output[0]}' ({_key(node)}) is damaged: {_onnx.last_line(error)}",
+            next="export the model again",
+        ) from error
 
 
 def _key(node: Any) -> str:
@@ -84,7 +97,7 @@ def constants(graph: Any) -> dict[str, Any]:
     found = {t.name: t for t in graph.initializer}
     for node in graph.node:
         if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
-            found.update({node.output[0]: a.t for a in node.attribute if a.name == "value"})
+            found.update((node.output[0], a.t) for a in node.attribute if a.name == "value")
     return found
 
 
@@ -314,7 +327,7 @@ class _Stripper:
         self.floats: set[str] = set()  # integers in the file, floats here
         self.readers: dict[str, list[Any]] = {}
         for node in self.graph.node:
-            for name in node.input:
+            for name in reads(node):
                 self.readers.setdefault(name, []).append(node)
         self.makers = {name: node for node in self.graph.node for name in node.output}
         self.ones: set[str] = set()  # scales of 1 that stand for what was computed
@@ -450,7 +463,7 @@ class _Stripper:
     def _dynamic(self, node: Any) -> list[Any]:
         """DynamicQuantizeLinear: its values as they are, with scale 1 and zero point 0."""
         readers = [n for out in node.output for n in self.readers.get(out, [])]
-        products = [n for n in self.readers.get(node.output[0], [])]
+        products = list(self.readers.get(node.output[0], []))
         if any(n.op_type not in ("MatMulInteger", "ConvInteger") for n in products) or not products:
             return [node]
         if any(n.input[1] not in self.fixed or node.output[0] != n.input[0] for n in products):

@@ -93,7 +93,8 @@ def quick_gelu(b: Builder, node: Node, x: Value) -> Value:
 
 @op("SimplifiedLayerNormalization", "com.microsoft::SimplifiedLayerNormalization")
 def simplified_layer_normalization(b: Builder, node: Node, x: Value, scale: Value) -> Value:
-    return rms_normalization(b, node, x, scale)
+    out: Value = rms_normalization(b, node, x, scale)
+    return out
 
 
 @op("com.microsoft::SkipLayerNormalization", "com.microsoft::SkipSimplifiedLayerNormalization")
@@ -125,7 +126,7 @@ def embed_layer_normalization(
     kinds: Value | None = None, scale: Value | None = None, shift: Value | None = None, *rest: Value | None,
 ) -> Any:  # fmt: skip
     """BERT's embeddings of words, positions and segments, summed and normalized."""
-    if any(v is not None for v in rest) or node.wants(1) and any(node.integer(k) for k in ("mask_index_type",)):
+    if any(v is not None for v in rest) or (node.wants(1) and any(node.integer(k) for k in ("mask_index_type",))):
         raise Unsupported("a mask or given positions")
     length = ids.shape[1]
     if length is None or scale is None:

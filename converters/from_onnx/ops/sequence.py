@@ -101,6 +101,23 @@ def split_to_sequence(b: Builder, node: Node, x: Value, sizes: Value | None = No
     return Value.sequence(split(b, cut, x, Value.of_constant(np.array(parts, np.int64))))
 
 
+@op("Optional")
+def optional(b: Builder, node: Node, x: Value | None = None) -> Value:
+    if x is None:
+        raise Unsupported("an optional value that is absent")
+    return x
+
+
+@op("OptionalGetElement")
+def optional_get_element(b: Builder, node: Node, x: Value) -> Value:
+    return x
+
+
+@op("OptionalHasElement")
+def optional_has_element(b: Builder, node: Node, x: Value | None = None) -> Value:
+    return Value.of_constant(np.array(x is not None, np.bool_))
+
+
 @op("ConcatFromSequence")
 def concat_from_sequence(b: Builder, node: Node, sequence: Value) -> Any:
     items, axis = _items(sequence), node.integer("axis")

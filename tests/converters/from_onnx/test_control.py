@@ -51,7 +51,7 @@ def kinds(found: Any) -> list[str]:
     return [type(o).__name__ for o in found.net.operations if type(o).__name__ != "InputLayer"]
 
 
-@pytest.mark.parametrize("value, kept", [(1, "Exp"), (0, "Tanh")])
+@pytest.mark.parametrize(("value", "kept"), [(1, "Exp"), (0, "Tanh")])
 def test_if_with_a_constant_condition_keeps_one_branch(value: int, kept: str) -> None:
     text = f"""g (float[N, 4] x) => (float[N, 4] y) {{
         c = Constant <value_int = {value}> ()
@@ -188,7 +188,7 @@ def test_a_sequence_carried_through_a_loop() -> None:
 
 
 @pytest.mark.parametrize(
-    "count, word", [("int64[1] n", "must be constant"), ("1000", "256 steps"), ("9223372036854775807", "256 steps")]
+    ("count", "word"), [("int64[1] n", "must be constant"), ("1000", "256 steps"), ("9223372036854775807", "256 steps")]
 )
 def test_a_loop_without_a_known_end_is_refused_in_time(count: str, word: str) -> None:
     inputs = f", {count}" if count.endswith("n") else ""

@@ -82,13 +82,15 @@ def qdq(zoo: Zoo, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Model
 def test_a_qdq_model_comes_back_as_layers_with_its_ranges(qdq: tuple[Path, Model, Dataset]) -> None:
     path, whole, data = qdq
     found = load_onnx(path, KERAS)
-    assert kinds(found).count("Conv2D") == 2 and kinds(found).count("Dense") == 2
+    assert kinds(found).count("Conv2D") == 2
+    assert kinds(found).count("Dense") == 2
     assert not {"Round", "Cast", "Clip"} & set(kinds(found))
     assert all(w.trainable for w in found.net.weights)
     assert found.proof[0]["max_relative"] <= 1e-4
     assert found.proof[0]["against"].endswith("without quantization")
     assert any("signal to noise" in note for note in found.notes)
-    assert found.plan is not None and found.plan.scheme == "int8"
+    assert found.plan is not None
+    assert found.plan.scheme == "int8"
     stored = unquantized(_onnx.read(path))
     assert set(found.plan.ranges.values()) == set(stored.ranges.values())
     x = data.validation.x["image"]
@@ -106,7 +108,8 @@ def test_the_same_ranges_leave_in_an_int8_tflite(qdq: tuple[Path, Model, Dataset
     found = load_onnx(path, KERAS)
     assert found.plan is not None
     planned = Quantize()(found, data)
-    assert planned.plan is not None and planned.plan.ranges == found.plan.ranges
+    assert planned.plan is not None
+    assert planned.plan.ranges == found.plan.ranges
     artifact = ToTflite()(planned, data, tmp_path / "m.tflite")
     details = interpreter.Interpreter(model_path=str(artifact.path)).get_tensor_details()
     scales = {round(float(d["quantization"][0]), 7) for d in details if d["dtype"] == np.int8}
@@ -130,7 +133,7 @@ def quantized_conv(low_zero: int, high: float, producer: str = "Conv") -> Any:
 
 
 @pytest.mark.parametrize(
-    "zero, high, producer, layer, top",
+    ("zero", "high", "producer", "layer", "top"),
     [
         (-128, 4.0, "Conv", "ReLU", None),
         (-128, 6.0, "Conv", "ReLU", 6.0),
@@ -163,7 +166,8 @@ def test_integers_moved_between_quantizing_and_dequantizing_are_floats(tmp_path:
     proto = model(nodes, {"x": (F32, ["N", 4, 3])}, {"y": (F32, ["N", 3, 5])},
                   {"w": weights(4, 5), "s": np.float32(0.02), "z": np.uint8(128)})  # fmt: skip
     found = imported(proto, tmp_path)
-    assert "Cast" not in kinds(found) and "Round" not in kinds(found)
+    assert "Cast" not in kinds(found)
+    assert "Round" not in kinds(found)
     assert found.proof[0]["max_relative"] <= 1e-4
 
 
@@ -244,8 +248,11 @@ def test_static_models_of_onnxruntime(form: str, per_channel: bool, tmp_path: Pa
     )  # fmt: skip
     proto = onnx.load(tmp_path / "q.onnx")
     found = load_onnx(tmp_path / "q.onnx", KERAS)
-    assert found.plan is not None and len(found.plan.ranges) >= 5
-    assert kinds(found).count("Conv2D") == 2 and "Round" not in kinds(found) and "Cast" not in kinds(found)
+    assert found.plan is not None
+    assert len(found.plan.ranges) >= 5
+    assert kinds(found).count("Conv2D") == 2
+    assert "Round" not in kinds(found)
+    assert "Cast" not in kinds(found)
     assert found.proof[0]["max_relative"] <= 1e-4
     x = np.random.default_rng(5).normal(size=(4, 3, 8, 8)).astype(np.float32)
     (wanted,) = ran(proto, {"x": x})
@@ -358,4 +365,5 @@ def test_operators_of_onnxruntime(name: str) -> None:
 def test_ranges_of_a_tflite_source_become_the_plan(tmp_path: Path) -> None:
     proto = replace(Source(small_cnn(), "TFLite"), ranges={"r1": (0.0, 4.0), "nowhere": (0.0, 1.0)})
     found = from_source(proto, tmp_path / "m.tflite", KERAS)
-    assert found.plan is not None and dict(found.plan.ranges) == {"relu1": (0.0, 4.0)}
+    assert found.plan is not None
+    assert dict(found.plan.ranges) == {"relu1": (0.0, 4.0)}
