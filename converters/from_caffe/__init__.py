@@ -11,7 +11,7 @@ import numpy as np
 
 from ...artifact import Array
 from ...errors import ModelError, UsageError
-from ...model import LoadOptions, Model
+from ...model import LoadOptions, Model, shapes_by_name
 from .._onnx_build import BATCH, Shape, Unsupported, parse_shape, remaining, unsupported
 from .._source import Runner, Source
 from ..from_onnx import from_source
@@ -75,6 +75,7 @@ def find_files(path: Path, weights: str = "") -> tuple[Path, Path]:
 
 def shapes(net: Net, given: Mapping[str, str]) -> dict[str, tuple[Shape, str]]:
     """Shape and dtype of every input: as the user gave it, or as declared with an open batch. Raises UsageError."""
+    given = shapes_by_name(given, list(net.inputs))
     unknown = [name for name in given if name not in net.inputs]
     if unknown:
         raise UsageError(

@@ -848,8 +848,8 @@ def prior_boxes(p: Any, feature: tuple[int, ...], image: tuple[int, ...]) -> Arr
 
 def _sides(p: Any) -> list[tuple[float, float]]:
     """Width and height of the boxes of one cell; sizes are cut to whole pixels as in the original."""
-    if len(p.max_size) not in (0, len(p.min_size)) or not all(math.isfinite(v) for v in (*p.min_size, *p.max_size)):
-        raise Unsupported(f"it has {len(p.min_size)} min_size and {len(p.max_size)} max_size")
+    if len(p.max_size) not in (0, len(p.min_size)) or not all(0 < v < 1e6 for v in (*p.min_size, *p.max_size)):
+        raise Unsupported(f"its min_size {list(p.min_size)} and max_size {list(p.max_size)} do not fit")
     ratios: list[float] = [1.0]
     for ratio in p.aspect_ratio:
         if not 0 < ratio < math.inf:

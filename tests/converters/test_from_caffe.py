@@ -626,6 +626,29 @@ def test_hostile_networks_are_refused(tmp_path: Path, kind: str) -> None:
     assert caught.value.next
 
 
+JUNK = ["-1", "0", "1", "2", "3", "7", "99", "65536", "4294967295", "-2147483648", "0.5", "-1e30", "1e38", "nan", "inf"]
+BODIES = [(body, weights, shapes) for body, weights, shapes in CASES.values()] + [
+    (body, {"n": [[3.0]]}, [IMAGE]) for body, _ in FORMULAS.values()
+]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(BODIES), st.integers(0, 99), st.sampled_from(JUNK), st.booleans())
+def test_any_parameter_is_a_model_or_an_error(
+    tmp_path_factory: Any, case: Any, at: int, junk: str, given: bool
+) -> None:
+    """The values of parameters, and those of the input shapes."""
+    body, weights, shapes = case
+    text = inputs_text(shapes) + body if given else body
+    places = list(re.finditer(r"(?<=: )-?[\d.e-]+", text))
+    if places:
+        place = places[at % len(places)]
+        text = text[: place.start()] + junk + text[place.end() :]
+    path = save(tmp_path_factory.mktemp("j"), text if given else inputs_text(shapes) + text, weights)
+    with contextlib.suppress(EdgedlError):
+        assert source(path, LoadOptions()).proto.graph.node
+
+
 def test_layers_may_be_many_but_not_too_many(tmp_path: Path) -> None:
     """2,000 layers in less than five times the time of 500 (four times, and the noise of the machine)."""
 
