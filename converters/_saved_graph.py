@@ -10,7 +10,7 @@ import numpy as np
 
 from ..artifact import Array
 from ..errors import ModelError, UsageError
-from ..model import LoadOptions
+from ..model import LoadOptions, shapes_by_name
 from . import _onnx, _tf_graph
 from ._batches import one_by_one
 from ._frameworks import no_stderr, tensorflow
@@ -93,6 +93,7 @@ def _interface(path: Path, signature: Any, given: Mapping[str, str]) -> tuple[li
     if len(arguments) != len(tensors):
         raise ModelError(f"{path} takes something else than tensors", next="save it with a signature of tensors")
     names = [spec.name or t.name.partition(":")[0] for spec, t in zip(arguments, tensors, strict=True)]
+    given = shapes_by_name(given, names)
     if wrong := [n for n in given if n not in names]:
         raise UsageError(f"{path} has no input '{wrong[0]}'", next=f"its inputs are {', '.join(names)}")
     specs = []

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..artifact import Array
 from ..errors import ModelError, UsageError
-from ..model import LoadOptions, Model
+from ..model import LoadOptions, Model, shapes_by_name
 from . import _onnx, _tf_graph
 from ._batches import one_by_one
 from ._frameworks import no_stderr, tensorflow
@@ -92,6 +92,7 @@ def _shape_inputs(
 ) -> None:
     """Write dtype and shape of every input into its placeholder: the user's, the graph's, or what its first use says."""
     named = {display(*key): holder for key, holder in holders.items()}
+    given = shapes_by_name(given, list(named))
     if wrong := [n for n in given if n not in named and n.removesuffix(":0") not in named]:
         raise UsageError(f"{name} has no input '{wrong[0]}'", next=f"its inputs are {', '.join(named)}")
     types = _types(name, graph, [k for k, h in holders.items() if h != k[0]])

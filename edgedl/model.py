@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -56,6 +56,21 @@ class LoadOptions:
     weights: str = ""  # the file of weights, where it is not beside the model under the same name
     form: Literal["auto", "keras"] = "auto"  # auto: .tflite and .onnx stay what they are, for the direct way
     allow_unsafe: bool = False  # let the file run Python code that it carries
+
+
+def shapes_by_name(given: Mapping[str, str], names: Sequence[str]) -> Mapping[str, str]:
+    """`LoadOptions.inputs` with the shape that was given without a name under that of the only input of `names`.
+
+    Raises UsageError where there are several.
+    """
+    if "" not in given:
+        return given
+    if len(names) != 1:
+        raise UsageError(
+            f"a shape without a name is for one input, and the model has {len(names)}",
+            next=f"write --input NAME={given['']}, with one of {', '.join(names)}",
+        )
+    return {**{k: v for k, v in given.items() if k}, names[0]: given[""]}
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import selectors
 import shutil
 import signal
@@ -173,12 +174,14 @@ def _keep_tail(stream: IO[bytes], log: deque[str]) -> None:
 
 
 def last_words(log: deque[str]) -> str:
-    """The last line that says something (an exception's, rather than a traceback's).
+    """The last line that says something: an exception's, rather than a traceback's or what Keras appends to it.
 
     >>> last_words(deque(["Traceback (most recent call last):", "  File 'x'", "ValueError: bad", ""]))
     'ValueError: bad'
     """
-    return next((line.strip()[:300] for line in reversed(log) if line.strip() and not line.startswith(" ")), "")
+    lines = (re.sub(r"\x1b\[\d*m", "", line) for line in reversed(log))
+    said = (line.strip() for line in lines if line.strip() and not line.startswith((" ", "Arguments received by")))
+    return next(said, "")[:300]
 
 
 def _ending(code: int) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...artifact import Array
 from ...errors import ModelError, UsageError
-from ...model import LoadOptions, Model
+from ...model import LoadOptions, Model, shapes_by_name
 from .._onnx_build import Shape, Unsupported, parse_shape, remaining, text, unique, unsupported
 from .._source import Source
 from ..from_onnx import from_source
@@ -69,6 +69,7 @@ def convert(
     edges = [_data_edges(node) for node in nodes]
     used = _reachable(heads, edges)
     inputs = [i for i in used if nodes[i].op == "null" and nodes[i].name not in weights]
+    given = shapes_by_name(given, [nodes[i].name for i in inputs])
     _check_given(given, [nodes[i].name for i in inputs])
     _refuse_missing(nodes, inputs, given, title)
     g = MxGraph("mxnet")

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...artifact import Array
 from ...errors import ModelError, UsageError
-from ...model import LoadOptions, Model
+from ...model import LoadOptions, Model, shapes_by_name
 from .. import _onnx, _tflite
 from .._batches import one_by_one
 from .._onnx_build import parse_shape
@@ -34,8 +34,8 @@ def source(path: Path, options: LoadOptions) -> Source:
     if options.start or options.end:
         raise UsageError("--from and --to are for TensorFlow graphs, not for .tflite files", next="leave them out")
     model = _tflite.read(path)
-    given = {n: parse_shape(n, spec)[0] for n, spec in options.inputs.items()}
     names = {_tflite.text(model.subgraphs[0].tensors[i].name) for i in model.subgraphs[0].inputs if i >= 0}
+    given = {n: parse_shape(n, spec)[0] for n, spec in shapes_by_name(options.inputs, sorted(names)).items()}
     if wrong := sorted(set(given) - names):
         raise UsageError(f"{path.name} has no input '{wrong[0]}'", next=f"its inputs are {', '.join(sorted(names))}")
     graph, outputs = source_graph(model, path.name, given)
