@@ -73,16 +73,12 @@ def unpickle(path: Path, *, allow_unsafe: bool) -> Any:
     try:
         return t.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        asked = re.search(
-            r"(?:Unsupported global: GLOBAL|Unsupported class|WeightsUnpickler error: Unsupported) ([\w.]+)", str(error)
-        )
-        if not asked and not re.search(
-            r"[Uu]nsupported (global|operand|class|op)|Cannot use ``weights_only", str(error)
-        ):
+        asked = re.search(r"[Uu]nsupported (?:global: |class:? |operand )?(?:GLOBAL )?([\w.]+)", str(error))
+        if not asked:
             raise _damaged(path, error) from error
         if allow_unsafe:
             return _unpickle_all(path)
-        what = f": it asks for {asked.group(1)}" if asked else ""
+        what = f": it asks for {asked.group(1)}"
         raise UnsafeModelError(
             f"{path.name} is a pickle that runs code when it is read, not only weights{what}",
             next="save the weights with torch.save(model.state_dict(), ...), or the model with torch.export.save; "

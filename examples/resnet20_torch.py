@@ -7,7 +7,6 @@ The module is that of github.com/akamaster/pytorch_resnet_cifar10; shortcuts of 
 
 import sys
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
