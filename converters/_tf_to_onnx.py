@@ -90,8 +90,8 @@ def _refuse_left(name: str, model: Any, graph_def: Any) -> None:
             if not known:
                 problems.append(f"'{node.name}' ({node.op_type}): ONNX has no operator for it")
             elif node.op_type in LOOPS and graph is model.graph:
-                problems.append(f"'{node.name}' ({_loop(node, graph_def)}): it is not an LSTM, GRU or RNN as Keras or "
-                                "tf.nn.dynamic_rnn write them")  # fmt: skip
+                problems.append(f"'{node.name}' ({_loop(node, graph_def)}): it is not an LSTM, GRU or RNN as Keras "
+                                "writes them")  # fmt: skip
     if problems:
         problems = list(dict.fromkeys(problems))
         listed = problems[0] if len(problems) == 1 else "".join(f"\n  - {p}" for p in problems[:200])

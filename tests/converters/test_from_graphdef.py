@@ -18,6 +18,7 @@ pytest.importorskip("tf2onnx", reason="needs pip install 'edgedl[compress]'")
 from edgedl.converters import _onnx, _saved_graph, _tf_graph
 from edgedl.converters._frameworks import tensorflow
 from edgedl.converters.from_graphdef import load_checkpoint, load_graphdef, source
+from edgedl.converters.from_saved_model import load_saved_model
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 TOLERANCE = 1e-5  # of the largest value: the same float arithmetic in another order
@@ -312,6 +313,16 @@ def test_saved_models_without_keras(tmp_path: Path) -> None:
     agrees(_saved_graph.source(several, LoadOptions(end=("two",))))
     default = module(tmp_path / "default", other="", serving_default="")
     agrees(_saved_graph.source(default, LoadOptions(inputs={"zeta": "5x3", "alpha": "5x4"})))
+
+
+def test_a_bare_saved_model_that_reads_files_is_refused(tmp_path: Path) -> None:
+    tf = tensorflow()
+    made = tf.Module()
+    made.f = tf.function(lambda x: x * 2, input_signature=[tf.TensorSpec((None, 3))])
+    made.peek = tf.function(lambda: tf.io.read_file("/etc/hostname"), input_signature=[])
+    tf.saved_model.save(made, str(tmp_path / "m"))
+    with pytest.raises(UnsafeModelError, match="ReadFile"):
+        load_saved_model(tmp_path / "m", LoadOptions())
 
 
 def test_lstms_of_an_exported_model_stay_lstms(tmp_path: Path) -> None:
