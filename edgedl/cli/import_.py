@@ -11,7 +11,7 @@ import click
 from ..importing import import_model
 from ..model import LoadOptions
 from ..options import build
-from ..report import proof_table, tensor_lines
+from ..report import printable, proof_table, tensor_lines
 from . import options
 from .display import Display
 
@@ -52,7 +52,7 @@ def command(
     if as_json:
         options.print_json(found)
     else:
-        click.echo(_summary(found))
+        click.echo(_summary(printable(found)))
 
 
 def _summary(found: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from ..comparing import compare_models
 from ..inspection import inspect_model
 from ..model import LoadOptions
 from ..options import build
-from ..report import proof_table, relative
+from ..report import printable, proof_table, relative
 from . import options
 from .display import Display
 
@@ -47,7 +47,7 @@ def command(
             wanted = replace(wanted, allow_unsafe=allow_unsafe)
             told = compare_models(model, against, wanted, timeout_s=timeout or 900.0)
             display.close()
-            options.print_json(told) if as_json else click.echo(_comparison(told))
+            options.print_json(told) if as_json else click.echo(_comparison(printable(told)))
             return
         found = inspect_model(model, wanted, allow_unsafe=allow_unsafe, timeout_s=timeout or 900.0)
     finally:
@@ -55,6 +55,7 @@ def command(
     if as_json:
         options.print_json(found)
         return
+    found = printable(found)
     click.echo(_layers(found["layers"]))
     click.echo(_summary(found))
 
