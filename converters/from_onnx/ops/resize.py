@@ -59,15 +59,20 @@ class Axis:
 
 
 def places(axis: Axis, mode: Mode) -> Array:
-    """Where in the original each new entry lies (float64), by ONNX's coordinate_transformation_mode."""
-    i = np.arange(axis.wanted, dtype=np.float64)
-    n, m, s = axis.length, axis.wanted, axis.scale
+    """Where in the original each new entry lies, by ONNX's coordinate_transformation_mode; in single precision, as ONNX
+    Runtime counts, because a rounding error decides between two neighbours."""
+    return np.asarray(_places(axis, mode), np.float64)
+
+
+def _places(axis: Axis, mode: Mode) -> Array:
+    i = np.arange(axis.wanted, dtype=np.float32)
+    n, m, s = axis.length, axis.wanted, np.float32(axis.scale)
     match mode.coordinates:
         case "half_pixel":
             return (i + 0.5) / s - 0.5
         case "half_pixel_symmetric":
             adjust = m / (s * n)
-            return n / 2 * (1 - adjust) + (i + 0.5) / s - 0.5
+            return np.asarray(n / 2 * (1 - adjust) + (i + 0.5) / s - 0.5)
         case "pytorch_half_pixel":
             return (i + 0.5) / s - 0.5 if m > 1 else np.zeros(m)
         case "align_corners":
@@ -85,7 +90,7 @@ def places(axis: Axis, mode: Mode) -> Array:
 
 def nearest(axis: Axis, mode: Mode) -> Array:
     """Which entry each new one is a copy of."""
-    x = np.round(places(axis, mode), 9)
+    x = places(axis, mode)
     match mode.nearest:
         case "round_prefer_floor":
             index = np.ceil(x - 0.5)
