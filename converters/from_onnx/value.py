@@ -256,8 +256,25 @@ def _moved(tensor: Any, axes: Dims, wanted: Dims) -> Any:
         return reshaped(tensor, wanted)
     if permutation:
         return keras().ops.transpose(tensor, permutation)
+    block = _block(flat(axes), wanted)
+    if block is not None:
+        lying, size_of_block = block
+        deep = keras().ops.depth_to_space(reshaped(tensor, lying), size_of_block, data_format="channels_last")
+        return reshaped(deep, wanted)
     tensor = keras().ops.transpose(reshaped(tensor, tuple(pieces)), order)
     return reshaped(tensor, wanted)
+
+
+def _block(order: Dim, wanted: Dims) -> tuple[Dims, int] | None:
+    """Where (n, h, w, r, s, c) is wanted as (n, h r, w s, c) with r = s, which is depth to space: its axes, and r."""
+    parts = [d for d in wanted if d]
+    if [len(d) for d in parts[:3]] != [1, 2, 2] or [len(d) for d in parts[3:]] not in ([], [1]):
+        return None
+    (n,), (h, r), (w, s), *rest = parts
+    c = flat(tuple(rest))
+    if r.size != s.size or r.free or s.free or order != (n, h, w, r, s, *c):
+        return None
+    return ((n,), (h,), (w,), (r, s, *c)), r.size
 
 
 def _permutation(axes: Dims, wanted: Dims) -> list[int]:
