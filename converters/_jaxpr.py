@@ -688,6 +688,8 @@ def gather(graph: Graph, eqn: Any, values: list[Value]) -> str:
     """One indexed axis, as jnp.take and x[:, i] write it."""
     table, indices = values
     n, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
+    if indices.const is not None and not indices.spread and len(indices.shape) == 1 and not n.operand_batching_dims:
+        return _one_part(graph, table, np.asarray(indices.const).reshape(-1), n, sizes)
     if len(n.start_index_map) != 1 or n.collapsed_slice_dims != n.start_index_map or n.operand_batching_dims:
         raise Refused("of more than one axis")
     (axis,) = n.start_index_map
@@ -706,6 +708,22 @@ def gather(graph: Graph, eqn: Any, values: list[Value]) -> str:
     others = [a for a in range(total) if a not in n.offset_dims]
     order = [*n.offset_dims[:axis], *others, *n.offset_dims[axis:]]  # of jax's axes in what ONNX gives
     return graph.transpose(out, [order.index(a) for a in range(total)])
+
+
+def _one_part(graph: Graph, table: Value, starts: Any, numbers: Any, sizes: Sequence[Any]) -> str:
+    """A gather of one block at a known place, as x[:, :2] and x[:, -1] write it, is a slice."""
+    at = dict(zip(numbers.start_index_map, (int(s) for s in starts), strict=True))
+    parts = []
+    for axis, (size, whole) in enumerate(zip(sizes, table.shape, strict=True)):
+        if size == whole:
+            continue
+        if not isinstance(size, int) or not isinstance(whole, int):
+            raise Refused("of a part of the batch")
+        begin = min(max(at.get(axis, 0), 0), whole - size)
+        parts.append((axis, begin, begin + size, 1))
+    out = _slice(graph, graph.whole(table), parts)
+    dropped = numbers.collapsed_slice_dims
+    return graph.op("Squeeze", [out, graph.ints(*dropped)]) if dropped else out
 
 
 def _plain_index(graph: Graph, indices: Value, count: Any) -> str | None:
