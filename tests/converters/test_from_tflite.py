@@ -232,6 +232,7 @@ def test_a_dilated_convolution_is_one_convolution(tmp_path: Path) -> None:
 def net() -> Any:
     from edgedl.converters._frameworks import keras
 
+    keras().utils.set_random_seed(0)
     L = keras().layers
     x = L.Input((12, 12, 3), name="image")
     y = L.ReLU(6.0)(L.Conv2D(8, 3, strides=2, padding="same")(x))
