@@ -11,11 +11,13 @@ _NAMES = {
     "Artifact": "artifact",
     "Dataset": "data",
     "EdgedlError": "errors",
+    "LoadOptions": "model",
     "Model": "model",
     "QuantizationPlan": "model",
     "Recipe": "recipe",
     "load": "model",
     "compress": "pipeline",
+    "import_model": "importing",
 }
 __all__ = ["__version__", *_NAMES]
 

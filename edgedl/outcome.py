@@ -21,7 +21,7 @@ from .recipe import Recipe
 from .registry import names
 from .report import write_html, write_json
 from .sniffing import sniff
-from .store import digest, writing
+from .store import checkpoint_files, digest, writing
 
 if TYPE_CHECKING:
     from .pipeline import Converted, Run
@@ -149,8 +149,8 @@ def weight(path: Path, load: LoadOptions) -> int:
     prefix = path.name.removesuffix("-symbol.json")
     if prefix != path.name and not load.weights:
         beside = sorted(path.parent.glob(f"{prefix}-*.params"))[-1:]
-    if not path.exists():  # the prefix of a checkpoint
-        beside = [p for p in path.parent.glob(f"{path.name}.*") if ".data-" in p.suffix or p.suffix == ".index"]
+    if not path.exists() or path.suffix in (".meta", ".index") or path.suffix.startswith(".data-"):
+        beside = checkpoint_files(path)
     return sum(p.stat().st_size for p in dict.fromkeys((path, *beside)) if p.is_file())
 
 

@@ -387,8 +387,8 @@ def compress(
 ) -> dict[str, Any]:
     """Compress a model file (or a `keras.Model`) into the folder `out`; returns the report.
 
-    `wanted`: what `recipe.assemble` takes: data={"source": ...}, quantize={"scheme": ...}, formats=[...],
-    targets=[...], limits={"max_drop": ...}, recipe=Path. Raises EdgedlError.
+    `wanted`: what `recipe.assemble` takes: load={"module": ...}, data={"source": ...}, quantize={"scheme": ...},
+    formats=[...], targets=[...], limits={"max_drop": ...}, keep_layout=True, recipe=Path. Raises EdgedlError.
 
         report = edgedl.compress("model.keras", "out", data={"source": "d.npz"}, quantize={"scheme": "int8"})
     """

@@ -179,13 +179,20 @@ def belongings(path: Path, kind: str, load: LoadOptions) -> list[Path]:
     """
     found = companions(path) if kind == "onnx" else []
     ends = {"caffe": (".caffemodel", ".prototxt"), "mxnet": (".params", "-symbol.json")}.get(kind, ())
-    if kind == "checkpoint" and not path.is_dir():
-        found = sorted(p for p in path.parent.glob(f"{glob.escape(path.name.partition('.ckpt')[0])}*") if p.is_file())
+    if kind == "checkpoint":
+        found = checkpoint_files(path)
     elif ends:
         found = sorted(p for p in path.parent.iterdir() if p.name.endswith(ends) and p.is_file() and p != path)
     if load.weights:
         found.append(Path(load.weights))
     return [*found, *module_files(load.module)]
+
+
+def checkpoint_files(path: Path) -> list[Path]:
+    """The files of a TensorFlow checkpoint, given by any of them or by their prefix; nothing for a folder."""
+    prefix = re.sub(r"\.(meta|index|data-\d+-of-\d+)$", "", path.name)
+    found = [] if path.is_dir() else path.parent.glob(f"{glob.escape(prefix)}.*")
+    return sorted(p for p in found if p.is_file())
 
 
 def module_files(module: str) -> list[Path]:
