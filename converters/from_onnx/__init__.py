@@ -117,7 +117,9 @@ def compare(source: Source, path: Path, options: LoadOptions, net: Any) -> tuple
     `Model.proof`; the first node that differs as a proof.Difference, or None). Raises what `from_source` raises.
     """
     from . import proof
+    from .dequantizing import floats
 
+    source = floats(source)
     graph, imported = rebuilt(source, path, options)
     have, want = ([tuple(t.shape) for t in n.inputs] for n in (net, imported.net))
     if have != want or len(net.outputs) != len(imported.outputs):

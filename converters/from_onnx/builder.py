@@ -30,6 +30,7 @@ class Builder:
     scope: MutableMapping[str, Value] = field(default_factory=dict)  # what the names mean where the walk is
     depth: int = 0  # how many bodies of control flow the walk is in
     made: int = 0  # nodes of such bodies so far
+    bodies: dict[tuple[int, str], tuple[Node, Any]] = field(default_factory=dict)  # each is read once
 
     # --- names
 

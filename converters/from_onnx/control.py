@@ -47,6 +47,15 @@ class Body:
         return cls(names, tuple(v.name for v in graph.output), nodes, constants)
 
 
+def body_of(b: Builder, node: Node, key: str) -> Body:
+    """The body that an attribute holds, read once however often the node is walked."""
+    found = b.bodies.get((id(node), key))
+    if found is None:
+        found = b.bodies[id(node), key] = node, Body.of(node, key)
+    body: Body = found[1]
+    return body
+
+
 def walked(b: Builder, body: Body, inputs: Sequence[Value]) -> list[Value]:
     """What a body makes of its inputs; it sees the names around it. Raises Unsupported naming the nodes in it."""
     if len(inputs) != len(body.inputs):
@@ -101,12 +110,12 @@ def if_(b: Builder, node: Node, condition: Value) -> Sequence[Value]:
     """The branch that a constant condition names; both and a choice where it is computed and they have one shape."""
     if condition.is_constant:
         key = "then_branch" if bool(condition.array.reshape(-1)[0]) else "else_branch"
-        return walked(b, Body.of(node, key), ())
+        return walked(b, body_of(b, node, key), ())
     if any(f.free for d in condition.dims for f in d):
         if b.freed:
             raise NotFree
         raise Unsupported("a condition for each member of the batch")
-    yes, no = (walked(b, Body.of(node, key), ()) for key in ("then_branch", "else_branch"))
+    yes, no = (walked(b, body_of(b, node, key), ()) for key in ("then_branch", "else_branch"))
     if len(yes) != len(no):
         raise Unsupported(f"a computed condition with branches of {len(yes)} and {len(no)} outputs")
     scalar = condition.with_axes((), condition.axes, condition.tensor)
@@ -131,7 +140,7 @@ def _chosen(b: Builder, condition: Value, x: Value, y: Value) -> Value:
 def loop(b: Builder, node: Node, count: Value | None = None, go_on: Value | None = None,
          *states: Value | None) -> Sequence[Value]:  # fmt: skip
     """Unrolled, as long as the number of steps and the condition to go on are known."""
-    body = Body.of(node, "body")
+    body = body_of(b, node, "body")
     most = None if count is None else int(count.array.reshape(-1)[0])
     on = True if go_on is None else _decided(go_on)
     carried = [v for v in states if v is not None]
@@ -166,7 +175,7 @@ def scan(b: Builder, node: Node, *inputs: Value | None) -> Sequence[Value]:
     """Unrolled over the length of what it scans."""
     if node.opset < 9:
         raise Unsupported("the form of before opset 9")
-    body, count = Body.of(node, "body"), node.integer("num_scan_inputs")
+    body, count = body_of(b, node, "body"), node.integer("num_scan_inputs")
     given = [v for v in inputs if v is not None]
     if not 0 < count <= len(given) == len(body.inputs):
         raise Unsupported(f"{len(given)} inputs, {count} of them scanned, for a body of {len(body.inputs)}")
@@ -255,7 +264,7 @@ def sequence_map(b: Builder, node: Node, first: Value, *more: Value) -> Sequence
     """The body once for each entry of its sequences; tensors are the same for all."""
     if first.items is None or any(v.items is not None and len(v.items) != len(first.items) for v in more):
         raise Unsupported("sequences of different lengths")
-    body = Body.of(node, "body")
+    body = body_of(b, node, "body")
     made = [
         walked(b, body, [v if v.items is None else v.items[i] for v in (first, *more)]) for i in range(len(first.items))
     ]

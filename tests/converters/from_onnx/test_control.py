@@ -243,3 +243,31 @@ def test_what_cannot_be_built_inside_is_named_all_at_once() -> None:
 def test_an_output_that_is_a_sequence_is_refused() -> None:
     with pytest.raises(ModelError, match="is a sequence"):
         imported("g (float[2, 4] x) => (seq(float) y) { y = SequenceConstruct (x, x) }")
+
+
+def test_a_body_inside_of_a_loop_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a file could make the importer read a large body as often as its loops turn."""
+    from edgedl.converters.from_onnx import control
+
+    read: list[str] = []
+    whole = control.Body.of.__func__
+
+    def counted(cls: Any, node: Any, key: str) -> Any:
+        read.append(node.op)
+        return whole(cls, node, key)
+
+    monkeypatch.setattr(control.Body, "of", classmethod(counted))
+    text = """g (float[N, 4] x) => (float[N, 4] y) {
+        n = Constant <value_int = 50> ()
+        none = Constant <value_int = 0> ()
+        on = Constant <value = bool {1}> ()
+        y = Loop (n, on, x) <body = b (int64 i, bool c, float[N, 4] a) => (bool c2, float[N, 4] a1) {
+            c2 = Identity (c)
+            a1 = Loop (none, c, a) <body = d (int64 j, bool e, float[N, 4] u) => (bool e2, float[N, 4] u1) {
+                e2 = Identity (e)
+                u1 = Exp (u)
+            }>
+        }>
+    }"""
+    imported(text)
+    assert read == ["Loop", "Loop"]

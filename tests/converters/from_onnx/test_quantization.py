@@ -17,7 +17,7 @@ pytest.importorskip("keras")
 from edgedl.artifact import TensorSpec  # noqa: E402
 from edgedl.converters import _onnx  # noqa: E402
 from edgedl.converters._source import Source  # noqa: E402
-from edgedl.converters.from_onnx import from_source, load_onnx, proof  # noqa: E402
+from edgedl.converters.from_onnx import compare, from_source, load_onnx, proof, source  # noqa: E402
 from edgedl.converters.from_onnx.build import build  # noqa: E402
 from edgedl.converters.from_onnx.dequantizing import floats  # noqa: E402
 from edgedl.converters.from_onnx.graph import prepared  # noqa: E402
@@ -96,6 +96,13 @@ def test_a_qdq_model_comes_back_as_layers_with_its_ranges(qdq: tuple[Path, Model
     x = data.validation.x["image"]
     before, after = (np.asarray(m.net(x, training=False)) for m in (whole, found))
     assert (before.argmax(-1) == after.argmax(-1)).mean() >= 0.98  # its weights are int8 still
+
+
+def test_an_import_is_held_to_its_quantized_file_again(qdq: tuple[Path, Model, Dataset]) -> None:
+    path, _, _ = qdq
+    entries, where = compare(source(path, KERAS), path, KERAS, load_onnx(path, KERAS).net)
+    assert where is None
+    assert all(e["max_relative"] <= 1e-4 for e in entries)
 
 
 def test_the_same_ranges_leave_in_an_int8_tflite(qdq: tuple[Path, Model, Dataset], tmp_path: Path) -> None:
@@ -201,8 +208,8 @@ def test_what_is_not_quantized_stays_as_it_is() -> None:
     proto = model(
         [H.make_node("MatMul", ["x", "w"], ["y"])], {"x": (F32, ["N", 4])}, {"y": (F32, ["N", 5])}, {"w": weights(4, 5)}
     )
-    source = Source(proto, "ONNX")
-    assert floats(source) is source
+    plain = Source(proto, "ONNX")
+    assert floats(plain) is plain
     assert without_activation_quantization(proto) == proto
 
 
