@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from ..node import Node, Unsupported
 from ..value import Value
 from . import op
 from .conv import Pads, is_same, lying, padded, spatial, windows
+
+MAX_PLACES = 256  # in a window that is written out, one slice for each
 
 
 def _windows(node: Node, x: Value) -> tuple[list[int], list[int], list[int], Pads, list[int]]:
@@ -37,11 +40,11 @@ def _windows(node: Node, x: Value) -> tuple[list[int], list[int], list[int], Pad
 
 
 @op("MaxPool")
-def max_pool(b: Builder, node: Node, x: Value) -> Value:
-    if node.wants(1):
-        raise Unsupported("its second output, the indices")
+def max_pool(b: Builder, node: Node, x: Value) -> Any:
     kernel, strides, dilations, pads, beyond = _windows(node, x)
     reach = [(a, z + e) for (a, z), e in zip(pads, beyond, strict=True)]
+    if node.wants(1):
+        return _with_indices(b, node, x, kernel, strides, dilations, reach)
     n = len(kernel)
     if n > 3 or any(d > 1 for d in dilations):
         out = _slid(keras().ops.maximum, _lowest(b, x, x.channels_last(), reach), kernel, strides, dilations)
@@ -100,6 +103,65 @@ def _slid(combine: Any, tensor: Any, kernel: Sequence[int], strides: Sequence[in
         piece = tensor[(slice(None), *parts, slice(None))]
         out = piece if out is None else combine(out, piece)
     return out
+
+
+def _with_indices(
+    b: Builder, node: Node, x: Value, kernel: list[int], strides: list[int], dilations: list[int], reach: Pads
+) -> tuple[Value, Value]:
+    """The largest entries, and where in the whole input, all of it in a row, each was: window place by window place."""
+    ops = keras().ops
+    lengths, channels = [int(n or 0) for n in x.shape[2:]], int(x.shape[1] or 0)
+    columns = bool(node.integer("storage_order"))
+    if (columns and x.rank != 4) or 0 in (*lengths, channels) or int(np.prod(kernel)) > MAX_PLACES:
+        raise Unsupported(f"indices by columns, or of {np.prod(kernel)} entries")
+    tensor = _lowest(b, x, x.channels_last(), reach)
+    counts = [
+        (n - (k - 1) * d - 1) // s + 1
+        for n, k, s, d in zip(tensor.shape[1:-1], kernel, strides, dilations, strict=True)
+    ]
+    best: Any = None
+    at: Any = None
+    for place in itertools.product(*(range(k) for k in kernel)):
+        rows = [p * d + np.arange(c) * s for p, d, c, s in zip(place, dilations, counts, strides, strict=True)]
+        parts = [slice(int(r[0]), int(r[-1]) + 1, s) for r, s in zip(rows, strides, strict=True)]
+        piece = tensor[(slice(None), *parts, slice(None))]
+        grid = list(np.meshgrid(*(r - a for r, (a, _) in zip(rows, reach, strict=True)), indexing="ij"))
+        order = slice(None, None, -1) if columns else slice(None)
+        index = np.ravel_multi_index(tuple(grid[order]), lengths[order], mode="clip")[None, ..., None].astype(np.int64)
+        if best is None:
+            best, at = piece, ops.add(ops.cast(ops.zeros_like(piece), "int64"), index)
+        else:
+            more = ops.greater(piece, best)
+            best, at = ops.where(more, piece, best), ops.where(more, index, at)
+    size = math.prod(lengths)
+    corner = ops.cast(ops.ones_like(best[(slice(None), *(slice(0, 1),) * (x.rank - 1))]), "int64")
+    member = ops.subtract(ops.cumsum(corner, axis=0), corner)
+    at = ops.add(ops.add(at, np.arange(channels, dtype=np.int64) * size), ops.multiply(member, channels * size))
+    found = spatial(x, b.named(best), channels=False)
+    return found, Value(found.dims, found.axes, at, None, "int64", True)
+
+
+@op("MaxUnpool")
+def max_unpool(b: Builder, node: Node, x: Value, indices: Value, wanted: Value | None = None) -> Value:
+    """Entries back to where a MaxPool took them from: of each window, the place whose index is the one that was kept."""
+    ops, kernel = keras().ops, node.integers("kernel_shape")
+    if (node.integers("strides") or [1] * len(kernel)) != kernel or any(node.integers("pads")):
+        raise Unsupported("windows that overlap, or with padding")
+    sizes = [int(n or 0) * k for n, k in zip(x.shape[2:], kernel, strict=True)]
+    channels = int(x.shape[1] or 0)
+    tensor, at = x.channels_last(), b.materialized(indices).channels_last()
+    for axis, k in enumerate(kernel, 1):
+        tensor, at = ops.repeat(tensor, k, axis=axis), ops.repeat(at, k, axis=axis)
+    count = math.prod(sizes)
+    own = np.arange(count).reshape(1, *sizes, 1) + np.arange(channels) * count
+    kept = ops.equal(ops.mod(at, channels * count), own.astype(np.int64))
+    out = ops.where(kept, tensor, ops.zeros_like(tensor))
+    if wanted is not None:
+        target = [int(n) for n in wanted.sizes()[2:] if isinstance(n, int)]
+        if len(target) != len(sizes) or any(t < s for t, s in zip(target, sizes, strict=True)):
+            raise Unsupported(f"an output of {target} from {sizes}")
+        out = ops.pad(out, [(0, 0), *((0, t - s) for t, s in zip(target, sizes, strict=True)), (0, 0)])
+    return spatial(x, b.named(out), channels=False)
 
 
 @op("AveragePool")

@@ -32,7 +32,7 @@ BitwiseNot BitwiseOr BitwiseXor BlackmanWindow CausalConvWithState Ceil Celu Cen
 Constant ConstantOfShape Conv ConvTranspose Cos Cosh CumProd CumSum DFT DepthToSpace Div Einsum Elu Erf Exp Expand
 EyeLike Flatten Floor Gather GatherElements GatherND Gelu Gemm GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual
 GridSample GroupNormalization HammingWindow HannWindow HardSigmoid HardSwish Hardmax InstanceNormalization IsInf IsNaN
-LRN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax LpNormalization LpPool MatMul MatMulInteger Max Mean
+LRN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax LpNormalization LpPool MatMul MatMulInteger Max MaxPool MaxUnpool Mean
 MeanVarianceNormalization MelWeightMatrix Min Mish Mod Mul Neg Not OneHot Or PRelu Pad Pow RMSNormalization Range
 Reciprocal Relu ReverseSequence RotaryEmbedding Round STFT Scatter ScatterElements ScatterND Selu Shape Shrink Sigmoid
 Sign Sin Sinh Size Softmax Softplus Softsign SpaceToDepth Sqrt Squeeze Sub Sum SwiGLU Swish Tan Tanh TensorScatter
