@@ -1,7 +1,8 @@
-"""A free batch without its price: a .tflite converted for a batch of 1 is made to take any, and is run to see that it does.
+"""A free batch without its price: a .tflite converted for a batch of 2 is made to take any, and is run to see that it does.
 
 TensorFlow's converter knows a dilated convolution, a product of matrices and a reshape only where every size is fixed;
-a batch that it does not know costs SPACE_TO_BATCH_ND, SHAPE, PACK, GATHER and the like at every one of them.
+a batch that it does not know costs SPACE_TO_BATCH_ND, SHAPE, PACK, GATHER and the like at every one of them. (Of a batch
+of 1 it drops the reshapes that only put it back, so that what it writes goes for no other.)
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import numpy as np
 
 from ...artifact import Array
 from .. import _tflite as fb
+from .graph import new_tensor
 
+BATCH = 2  # that the file is converted for
 MEMBERS = 3  # of the batch that is tried
 BOUND = 1e-4  # of the largest value: kernels sum in another order for another batch
 
@@ -24,59 +27,108 @@ def must_be_one(content: bytes) -> bool:
 
 
 def freed(content: bytes) -> bytes | None:
-    """A float .tflite for a batch of 1 as one for any batch; None where that gives something else than member by member."""
+    """A float .tflite for a batch of BATCH as one for any; None where that gives something else."""
     model = fb.parse(content, "the converter's output")
     if len(model.subgraphs) != 1 or not _free(model):
         return None
-    made = fb.pack(model)
-    shapes = _check(content, made, len(model.subgraphs[0].tensors))
+    graph = model.subgraphs[0]
+    shapes = _check(content, fb.pack(model), len(graph.tensors))
     if shapes is None:
         return None
-    graph = model.subgraphs[0]
     for tensor, (one, many) in zip(graph.tensors, shapes, strict=True):
         if one != many:
+            tensor.shape = one
             tensor.shapeSignature = [-1 if a != b else a for a, b in zip(one, many, strict=True)]
     return fb.pack(model)
 
 
 def _free(model: Any) -> bool:
-    """Let every reshape keep the batch, which is its first dimension; False where there is another one."""
+    """Let every reshape keep the batch, which is its first dimension; False where it cannot."""
     graph = model.subgraphs[0]
-    if any(not graph.tensors[i].shape or graph.tensors[i].shape[0] != 1 for i in graph.inputs):
-        return False
+    for i in graph.inputs:
+        tensor = graph.tensors[i]
+        if not tensor.shape or tensor.shape[0] != BATCH:
+            return False
+        tensor.shape = [1, *tensor.shape[1:]]
+        tensor.shapeSignature = [-1, *tensor.shape[1:]]
+    graph.operators = [part for op in graph.operators for part in _as_sum(model, graph, op) or [op]]
     for op in graph.operators:
         if fb.op_name(model, op) != "RESHAPE":
             continue
         target = list(graph.tensors[op.outputs[0]].shape)
-        if not target or fb.is_constant(model, graph.tensors[op.inputs[0]]):
+        if not target or target[0] % BATCH or fb.is_constant(model, graph.tensors[op.inputs[0]]):
             return False
         target[0] = -1
-        op.inputs = [op.inputs[0], _constant(model, graph, target)]
+        label = "shape/" + "x".join("any" if n < 0 else str(n) for n in target)
+        op.inputs = [op.inputs[0], _constant(model, graph, label, np.array(target, np.int32))]
         if op.builtinOptions is not None:
             op.builtinOptions.newShape = target
     return True
 
 
-def _constant(model: Any, graph: Any, target: list[int]) -> int:
-    """The index of a constant tensor with a shape in it, made where there is none."""
-    name = ("shape/" + "x".join("any" if n < 0 else str(n) for n in target)).encode()
+def _as_sum(model: Any, graph: Any, op: Any) -> list[Any] | None:
+    """Joining a constant (a class token) to one computed tensor, as the padded tensor plus the padded constant, which goes
+    for every member of a batch; None for any other operator."""
+    if fb.op_name(model, op) != "CONCATENATION" or op.builtinOptions.fusedActivationFunction:
+        return None
+    parts, out = [graph.tensors[i] for i in op.inputs], graph.tensors[op.outputs[0]]
+    computed = [i for i, t in enumerate(parts) if not fb.is_constant(model, t)]
+    axis = op.builtinOptions.axis % len(out.shape)
+    if len(computed) != 1 or len(parts) < 2 or axis == 0 or out.type != fb.FLOAT32 or out.shape[0] != BATCH:
+        return None
+    starts = np.cumsum([0, *(t.shape[axis] for t in parts)])
+    at, total = computed[0], np.zeros((1, *out.shape[1:]), np.float32)
+    for i, t in enumerate(parts):
+        if i != at:
+            values = fb.values(model, t)
+            if not np.array_equal(values[:1], values[1:]):
+                return None
+            total[(slice(None),) * axis + (slice(starts[i], starts[i + 1]),)] = values[:1]
+    pads = np.zeros((len(out.shape), 2), np.int32)
+    pads[axis] = starts[at], starts[-1] - starts[at + 1]
+    name = fb.text(out.name)
+    padded = new_tensor(graph, out, "/padded")
+    inside = [op.inputs[at], _constant(model, graph, f"{name}/pads", pads)]
+    return [
+        _operator(model, "PAD", "PadOptions", inside, padded),
+        _operator(
+            model, "ADD", "AddOptions", [padded, _constant(model, graph, f"{name}/joined", total)], op.outputs[0]
+        ),
+    ]
+
+
+def _operator(model: Any, kind: str, options: str, inputs: list[int], output: int) -> Any:
+    schema = fb.schema()
+    op = schema.OperatorT()
+    op.opcodeIndex = fb.opcode(model, getattr(schema.BuiltinOperator, kind))
+    op.builtinOptionsType = getattr(schema.BuiltinOptions, options)
+    op.builtinOptions = getattr(schema, f"{options}T")()
+    op.inputs, op.outputs = inputs, [output]
+    return op
+
+
+def _constant(model: Any, graph: Any, label: str, array: Array) -> int:
+    """The index of a constant tensor, made where there is none of that name."""
+    name = label.encode()
     found = next((i for i, t in enumerate(graph.tensors) if t.name == name), None)
     if found is not None:
         return found
     tensor = fb.schema().TensorT()
-    tensor.name, tensor.shape, tensor.type = name, [len(target)], fb.INT32
-    fb.store(model, tensor, np.array(target, np.int32))
+    tensor.name, tensor.shape = name, list(array.shape)
+    tensor.type = fb.INT32 if array.dtype == np.int32 else fb.FLOAT32
+    fb.store(model, tensor, array)
     graph.tensors.append(tensor)
     return len(graph.tensors) - 1
 
 
-def _check(one: bytes, any_batch: bytes, count: int) -> list[tuple[list[int], list[int]]] | None:
-    """Run both on the same members, alone and together; the shape of `count` tensors, alone and together. None: they differ."""
+def _check(pair: bytes, any_batch: bytes, count: int) -> list[tuple[list[int], list[int]]] | None:
+    """Run both on the same members, in pairs, alone and all together; the shape of `count` tensors, alone and together.
+    None: they differ."""
     try:
-        single, several = (_interpreter(c) for c in (one, any_batch))
-        inputs = [_values(d) for d in single.get_input_details()]
-        alone = [_run(single, [x[i : i + 1] for x in inputs]) for i in range(MEMBERS)]
-        small = _run(several, [x[:1] for x in inputs])
+        pairs, several = (_interpreter(c) for c in (pair, any_batch))
+        inputs = [_values(d) for d in several.get_input_details()]
+        wanted = [_run(pairs, [x[[i, i]] for x in inputs]) for i in range(MEMBERS)]
+        alone = [_run(several, [x[i : i + 1] for x in inputs]) for i in range(MEMBERS)]
         before = _shapes(several, count)
         for detail, x in zip(several.get_input_details(), inputs, strict=True):
             several.resize_tensor_input(detail["index"], x.shape)
@@ -84,8 +136,9 @@ def _check(one: bytes, any_batch: bytes, count: int) -> list[tuple[list[int], li
         together = _run(several, inputs)
     except (RuntimeError, ValueError):
         return None
-    wanted = [np.concatenate(parts) for parts in zip(*alone, strict=True)]
-    same = all(_close(a, b) for a, b in zip((*together, *small), (*wanted, *alone[0]), strict=True))
+    whole = [np.concatenate(parts) for parts in zip(*([y[:1] for y in ys] for ys in wanted), strict=True)]
+    single = [np.concatenate(parts) for parts in zip(*alone, strict=True)]
+    same = all(_close(y, w) and _close(z, w) for y, z, w in zip(together, single, whole, strict=True))
     after = _shapes(several, count)
     ranks = all(len(a) == len(b) for a, b in zip(before, after, strict=True))
     return list(zip(before, after, strict=True)) if same and ranks else None
@@ -131,4 +184,4 @@ def _close(a: Array, b: Array) -> bool:
     return bool(np.allclose(a, b, rtol=BOUND, atol=BOUND * float(finite.max(initial=0.0)), equal_nan=True))
 
 
-__all__ = ["freed", "must_be_one"]
+__all__ = ["BATCH", "freed", "must_be_one"]

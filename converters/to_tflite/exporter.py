@@ -13,7 +13,7 @@ from ...errors import ConversionError
 from ...layouts import Layouts, inverse
 from ...model import Model
 from .._frameworks import keras, tensorflow
-from .batches import freed, must_be_one
+from .batches import BATCH, freed, must_be_one
 
 SIGNATURE = "serving_default"
 Perm = tuple[int, ...] | None
@@ -42,8 +42,8 @@ def export(model: Model, *, unroll: bool, layouts: Layouts) -> bytes:
     try:
         if not free or recurrent:
             return _converted(tf, net, 1 if recurrent else None, *perms)
-        one = _converted(tf, net, 1, *perms)
-        return freed(one) or (one if must_be_one(one) else _converted(tf, net, None, *perms))
+        fixed = _converted(tf, net, BATCH, *perms)
+        return freed(fixed) or _converted(tf, net, 1 if must_be_one(fixed) else None, *perms)
     except (ConverterError, tf.errors.OpError, ValueError, TypeError, RuntimeError) as error:
         raise _failure(error) from error
 

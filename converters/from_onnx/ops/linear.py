@@ -23,7 +23,7 @@ def dense(b: Builder, x: Value, kernel: Array, bias: Array | None = None) -> Val
         raise Unsupported(f"weights for {kernel.shape[0]} features on an input with {size(features)}")
     order = flat(x.axes)
     lying: Dim = tuple(f for f in order if f in set(features))
-    rest = _rows_of(_rest(x, set(features)))
+    rest = _rest(x, set(features))
     tensor = x.lay((*rest, lying))
     weights = [_rows(kernel, features, lying)] if bias is None else [_rows(kernel, features, lying), bias]
     out = b.layer("Dense", tensor, weights=weights, units=kernel.shape[1], use_bias=bias is not None)
@@ -41,12 +41,6 @@ def _rest(x: Value, features: set[Any]) -> Dims:
     if free and free[0] != 0:
         kept.insert(0, kept.pop(free[0]))
     return tuple(kept)
-
-
-def _rows_of(rest: Dims) -> Dims:
-    """The axes besides the features as one, where the batch leads them: TensorFlow Lite multiplies two matrices, and of
-    more axes of open length it computes the shape at run time."""
-    return (flat(rest),) if len(rest) > 1 and any(f.free for f in rest[0]) else rest
 
 
 def _rows(kernel: Array, features: Dim, lying: Dim) -> Array:
