@@ -26,7 +26,7 @@ class Constant:
     def is_fixed(self) -> bool:
         """Whether it is the same whatever the batch."""
         a, b = self.at
-        return a is b or (a.shape == b.shape and bool(np.array_equal(a, b)))
+        return a is b or (a.shape == b.shape and bool(np.array_equal(a, b, equal_nan=a.dtype.kind == "f")))
 
     @property
     def array(self) -> Array:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..._frameworks import keras
 from ..builder import Builder
-from ..node import Node, axis_of
+from ..node import Node, Unsupported, axis_of
 from ..value import Value
 from . import op
 
@@ -59,6 +59,8 @@ def _reduction(name: str, build: Callable[..., Any], positive: bool = False) -> 
             return x
         if x.rank == 0:
             return reduced(b, node, x, [], build)
+        if name in ("ReduceMax", "ReduceMin") and any(x.shape[a] == 0 for a in over):
+            raise Unsupported("the largest or smallest of nothing")
         out = reduced(b, node, x, over, build)
         out.positive = positive or x.positive
         return out

@@ -22,8 +22,10 @@ _REASONS = {
     ),
     _COUNT: ("NonZero", "Unique", "NonMaxSuppression"),
     _TEXT: (
-        "StringConcat", "StringSplit", "StringNormalizer", "RegexFullMatch", "TfIdfVectorizer", "ImageDecoder",
+        "StringConcat", "StringSplit", "StringNormalizer", "RegexFullMatch", "TfIdfVectorizer",
     ),
+    "the bytes of an image file: decode it before the model": ("ImageDecoder",),
+    "regions whose number and place depend on the data: cut the model before it with --to": ("RoiAlign", "MaxRoiPool"),
     "a determinant, which no layer computes": ("Det",),
     "an inverse, which no layer computes": ("Inverse",),
     "sampling at computed places with computed weights": ("DeformConv",),
