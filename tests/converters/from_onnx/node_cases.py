@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator
 from functools import cache
@@ -98,7 +99,8 @@ def _one(case: Any, inputs: list[Any], wanted: list[Any], constant: frozenset[in
 
 def _short(text: str) -> str:
     told = text.partition("\nNext:")[0].partition(" Next:")[0].removeprefix("cannot rebuild the model: ").strip()
-    return (told if len(told) < 240 else told[:240] + "…").replace("\n", " ")
+    told = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", told).split()).partition(" Arguments received")[0]
+    return told if len(told) < 240 else told[:240] + "…"
 
 
 def _compared(case: Any, inputs: list[Any], wanted: list[Any], constant: frozenset[int]) -> Outcome:
