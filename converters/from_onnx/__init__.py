@@ -38,8 +38,10 @@ def rebuilt(source: Source, path: Path, options: LoadOptions) -> tuple[Any, Any]
     """(prepared graph, rebuilt model) of a Source; with a free batch where the file says 1 and that gives the same."""
     from .patterns import applied
 
-    proto = applied(source.proto)
-    if proto is not source.proto:
+    for without in ((), ("attention",)):
+        proto = applied(source.proto, without=without)
+        if proto is source.proto:
+            break
         try:
             graph, imported = _built(source, proto, path, options)
             if _agrees(source, imported, graph):

@@ -8,13 +8,14 @@ folded: it stays trainable. Chains of Identity, Dropout, Reshape and Transpose n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
 
 from ...artifact import Array
 from .. import _onnx
+from . import attention
 from .rewriting import CLOSE, Apply, Either, Match, Reduced, Rewriter, attribute, becomes, rewrite
 
 DOMAIN = "edgedl"  # of operators that only exist between this and the table
@@ -346,17 +347,19 @@ PASSES: tuple[tuple[str, Callable[[Rewriter], None]], ...] = (
     ("l2_norm", rewrite(_L2, _l2_norm)),
     ("bias_of_conv", rewrite(_SUMMED, _behind(_bias_of_conv, "Conv", "ConvTranspose"))),
     ("bias_of_product", rewrite(_SUMMED, _behind(_bias_of_product, "MatMul", "Gemm"))),
+    ("attention", attention.find),
 )
 
 
-def applied(proto: Any) -> Any:
+def applied(proto: Any, *, without: Collection[str] = ()) -> Any:
     """A ModelProto in which the patterns of the table are single operators; the same one where there are none.
 
-    The names of what survives, and of everything an output is called, stay as they are.
+    The names of what survives, and of everything an output is called, stay as they are. `without`: passes to leave out.
     """
     g = Rewriter.of(proto)
-    for _, run in PASSES:
-        run(g)
+    for name, run in PASSES:
+        if name not in without:
+            run(g)
     return g.model()
 
 

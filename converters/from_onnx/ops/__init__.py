@@ -27,6 +27,7 @@ def table() -> dict[str, Callable[..., Any]]:
         attention,
         conv,
         indexing,
+        joined,
         linear,
         logic,
         math,

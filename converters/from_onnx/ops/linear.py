@@ -101,12 +101,6 @@ def matmul(b: Builder, node: Node, x: Value, y: Value) -> Value:
     return product(b, b.materialized(x), b.materialized(y))
 
 
-@op("edgedl::Dense")
-def dense_with_bias(b: Builder, node: Node, x: Value, w: Value, bias: Value) -> Value:
-    """MatMul and Add as patterns.py joins them."""
-    return dense(b, x, w.array, bias.array)
-
-
 def product(b: Builder, x: Value, y: Value) -> Value:
     """x @ y as numpy does, of two computed values."""
     if x.rank == 0 or y.rank == 0:

@@ -16,7 +16,7 @@ import pytest
 from edgedl.converters._source import Source
 from edgedl.converters.from_onnx import from_source
 from edgedl.converters.from_onnx.patterns import PASSES, applied
-from edgedl.converters.from_onnx.rewriting import Rewriter
+from edgedl.converters.from_onnx.rewriting import Rewriter, becomes, rewrite
 from edgedl.model import LoadOptions
 
 onnx = pytest.importorskip("onnx", reason="needs pip install 'edgedl[onnx]'")
@@ -164,6 +164,50 @@ def test_a_pattern_becomes_one_operator_that_computes_the_same(name: str) -> Non
     assert max(e["max_relative"] for e in found.proof) <= CLOSE
 
 
+def attention(
+    scale: float = 3**-0.5,
+    mask: str = "",
+    key: str = "t = Transpose<perm=[0,2,1,3]>(k1) kt = Transpose<perm=[0,1,3,2]>(t)",
+) -> Any:
+    """Two heads of three on a sequence of five, the projections apart."""
+    rng = np.random.default_rng(1)
+    kernels = {f"w{n}": rng.normal(0, 0.5, (6, 6)) for n in "qkvo"} | {f"b{n}": rng.normal(0, 0.5, 6) for n in "qkvo"}
+    body = "".join(f"{n}m = MatMul(x, w{n}) {n}0 = Add({n}m, b{n}) {n}1 = Reshape({n}0, split) " for n in "qkv")
+    body += (
+        f"q = Transpose<perm=[0,2,1,3]>(q1) {key} v = Transpose<perm=[0,2,1,3]>(v1) s0 = MatMul(q, kt) s1 = Mul(s0, c)"
+    )
+    body += f"{mask} p = Softmax<axis=-1>({'s' if mask else 's1'}) a = MatMul(p, v)"
+    body += "j = Transpose<perm=[0,2,1,3]>(a) r = Reshape(j, joined) om = MatMul(r, wo) y = Add(om, bo)"
+    more = {"m": np.triu(np.full((5, 5), -1e4), 1)} if mask else {}
+    return model(body, "N,5,6", split=[0, 0, 2, 3], joined=[0, 0, 6], c=scale, **kernels, **more)
+
+
+@pytest.mark.parametrize(
+    "proto", [attention(), attention(key="kt = Transpose<perm=[0,2,3,1]>(k1)")], ids=["in two steps", "in one step"]
+)
+def test_attention_becomes_one_layer(proto: Any) -> None:
+    assert dict(ops(applied(proto))) == {"MultiHeadAttention": 1}
+    assert ops(applied(proto, without=("attention",)))["Dense"] == 4
+    found = from_source(Source(proto, "a test"), Path("attention.onnx"), LoadOptions(form="keras"))
+    (layer,) = [x for x in found.net.layers if x.weights]
+    assert (type(layer).__name__, layer.num_heads, layer.key_dim) == ("MultiHeadAttention", 2, 3)
+    assert max(e["max_relative"] for e in found.proof) <= CLOSE
+
+
+@pytest.mark.parametrize("proto", [attention(0.5), attention(mask="s = Add(s1, m)")], ids=["another scale", "a mask"])
+def test_attention_of_another_kind_stays_operators_and_computes_the_same(proto: Any) -> None:
+    assert ops(applied(proto))["Softmax"] == 1
+    found = from_source(Source(proto, "a test"), Path("attention.onnx"), LoadOptions(form="keras"))
+    assert max(e["max_relative"] for e in found.proof) <= CLOSE
+
+
+def test_a_pass_that_were_wrong_would_be_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = (("wrong", rewrite(("Sigmoid", "x"), becomes("Tanh", "x"))),)
+    monkeypatch.setattr("edgedl.converters.from_onnx.patterns.PASSES", wrong)
+    found = from_source(Source(model("y = Sigmoid(x)"), "a test"), Path("m.onnx"), LoadOptions(form="keras"))
+    assert max(e["max_relative"] for e in found.proof) <= CLOSE
+
+
 @pytest.mark.parametrize("name", list(ALONE))
 def test_what_only_looks_like_a_pattern_stays(name: str) -> None:
     proto = ALONE[name]
@@ -172,7 +216,7 @@ def test_what_only_looks_like_a_pattern_stays(name: str) -> None:
 
 def test_every_pass_has_a_case() -> None:
     seen = set()
-    for proto, _ in CASES.values():
+    for proto in (*(proto for proto, _ in CASES.values()), attention()):
         g = Rewriter.of(proto)
         for name, run in PASSES:
             before = g.changed
