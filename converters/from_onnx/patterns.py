@@ -242,6 +242,32 @@ def _l2_norm(g: Rewriter, root: Any, match: Match) -> bool:
     return True
 
 
+_GROUPED = ("Reshape", ("InstanceNormalization", ("Reshape", "x", "$to"), "$one", "$zero"), "back")
+_GROUP_NORM = ("Add", ("Mul", _GROUPED, "$scale"), "$bias")
+
+
+def _group_norm(g: Rewriter, root: Any, match: Match) -> bool:
+    """InstanceNormalization of groups as if they were channels, as PyTorch's exporter writes GroupNormalization."""
+    to, one, zero = (g.constant(match[k]) for k in ("$to", "$one", "$zero"))
+    shape, back = g.shape(match["x"]), g.makers.get(match["back"])
+    restored = back is not None and back.op_type == "Shape" and list(back.input) == [match["x"]]
+    if to is None or one is None or zero is None or shape is None or len(shape) < 3:
+        return False
+    if not restored and g.shape(root.output[0]) != shape:
+        return False
+    groups, channels = one.size, shape[1]
+    vectors = [_along(g.constant(match[k]), 1 - len(shape), channels or 0) for k in ("$scale", "$bias")]
+    plain = bool(np.all(one == 1)) and not zero.any() and to.size == 3 and int(to[1]) == groups and to[2] == -1
+    if not plain or not channels or channels % groups or any(v is None for v in vectors):
+        return False
+    names = [g.add(np.asarray(v), f"{root.output[0]}_{k}") for k, v in zip(("scale", "bias"), vectors, strict=True)]
+    node = next(n for n in match.nodes if n.op_type == "InstanceNormalization")
+    epsilon = float(attribute(node, "epsilon", 1e-5))
+    options: dict[str, Any] = {"num_groups": int(groups), "epsilon": epsilon}
+    g.replace(root, "GroupNormalization", [match["x"], *names], name=node.name, **options)
+    return True
+
+
 # --- biases
 
 
@@ -345,6 +371,7 @@ PASSES: tuple[tuple[str, Callable[[Rewriter], None]], ...] = (
     ("flax_norm", rewrite(_FLAX_PLAIN, _layer_norm)),
     ("rms_norm", rewrite(_RMS, _rms_norm)),
     ("l2_norm", rewrite(_L2, _l2_norm)),
+    ("group_norm", rewrite(_GROUP_NORM, _group_norm)),
     ("bias_of_conv", rewrite(_SUMMED, _behind(_bias_of_conv, "Conv", "ConvTranspose"))),
     ("bias_of_product", rewrite(_SUMMED, _behind(_bias_of_product, "MatMul", "Gemm"))),
     ("attention", attention.find),

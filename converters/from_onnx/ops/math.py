@@ -261,7 +261,7 @@ def elu(b: Builder, node: Node, x: Value) -> Value:
 def selu(b: Builder, node: Node, x: Value) -> Value:
     ops = keras().ops
     alpha, gamma = node.real("alpha", 1.6732632423543772), node.real("gamma", 1.0507009873554805)
-    return b.unary(lambda t: ops.multiply(ops.where(ops.greater(t, 0), t, ops.multiply(ops.expm1(t), alpha)), gamma), x)
+    return b.unary(lambda t: ops.multiply(ops.elu(t, alpha), gamma), x)
 
 
 @op("Celu")

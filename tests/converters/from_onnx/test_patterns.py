@@ -120,6 +120,11 @@ CASES: dict[str, tuple[Any, dict[str, int]]] = {
         model("l = ReduceL2<axes=[-1]>(x) c = Clip(l, eps) s = Shape(x) e = Expand(c, s) y = Div(x, e)", eps=1e-12),
         {"LpNormalization": 1},
     ),
+    "group_norm": (
+        model("r = Reshape(x, to) n = InstanceNormalization(r, one, zero) s = Shape(x) u = Reshape(n, s) m = Mul(u, g)"
+              "y = Add(m, b)", to=[0, 2, -1], one=[1.0, 1.0], zero=[0.0, 0.0], g=vector(4)[:, None], b=vector(4, 1)[:, None]),
+        {"GroupNormalization": 1},
+    ),
     "bias_of_conv": (
         model("c = Conv(x, w) y = Add(c, b)", w=vector(60).reshape(5, 4, 3), b=vector(5)[:, None]), {"Conv": 1},
     ),
