@@ -33,6 +33,8 @@ SOURCES = {  # what an import is held to again, node by node
 }
 COMPARE = "edgedl.converters.from_onnx:compare"  # (source, path, options, network) -> entries, first node that differs
 
+PROVE = "edgedl.converters.from_onnx:prove"  # (source, path, options, model, inputs) -> entries of Model.proof
+
 INSPECTORS = {
     "keras": "edgedl.converters.inspect_keras:KerasInspector",
     "tflite": "edgedl.converters.inspect_tflite:TfliteInspector",

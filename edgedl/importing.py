@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from .artifact import write_atomic
+from .data import DataOptions
 from .errors import OutputError
 from .layouts import plain
-from .model import LoadOptions, load, save_keras
+from .model import LoadOptions, Model, load, save_keras
 from .options import build, everything
 from .sniffing import sniff
 from .store import writing
@@ -29,10 +30,12 @@ def import_model(
     timeout_s: float = 900.0,
     memory_bytes: int | None = None,
     progress: Progress | None = None,
+    data: DataOptions | None = None,
 ) -> dict[str, Any]:
     """Read a model in a child process and write it as the `.keras` file `out`, whole or not at all; returns what it is.
 
-    The file keeps the names and the layouts of the original's inputs and outputs, and the proof. `timeout_s`,
+    The file keeps the names and the layouts of the original's inputs and outputs, and the proof, which `data` has made
+    on real inputs besides the generated ones. `timeout_s`,
     `memory_bytes`: limits of the child; no memory given: three quarters of the machine's. Raises EdgedlError.
     """
     model, out = Path(model), Path(out)
@@ -49,19 +52,22 @@ def import_model(
         Worker(timeout_s, memory_bytes or default_memory_bytes(), on_progress=progress) as worker,
     ):
         found: dict[str, Any] = worker.call(
-            "edgedl.importing:read", path=str(model), folder=folder, options=everything(wanted)
-        )
+            "edgedl.importing:read", path=str(model), folder=folder, options=everything(wanted),
+            data=everything(data) if data is not None and data.source else None,
+        )  # fmt: skip
         with writing(out):
             write_atomic(out, (Path(folder) / KEPT).read_bytes())
     return {"path": str(model), "format": kind, "out": str(out), "bytes": out.stat().st_size, **found}
 
 
-def read(path: str, folder: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def read(path: str, folder: str, options: Mapping[str, Any], data: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The child's part: the model as `folder/imported.keras`, and what is in it as JSON."""
     from . import steps
 
     wanted = build(LoadOptions, options, "load")
     model = load(path, wanted)
+    if data is not None and model.proof:
+        model = replace(model, proof=(*model.proof, *proven_on(model, path, options, data, folder)))
     file = Path(folder) / KEPT
     save_keras(model, file)
     layers = steps.inspect(str(file), "keras", wanted.allow_unsafe)
@@ -77,3 +83,17 @@ def read(path: str, folder: str, options: Mapping[str, Any]) -> dict[str, Any]:
         "history": list(model.history),
         "notes": list(model.notes),
     }
+
+
+def proven_on(
+    model: Model, path: str, options: Mapping[str, Any], data: Mapping[str, Any], folder: str
+) -> list[dict[str, Any]]:
+    """The proof on real inputs. Raises VerificationError, DataError."""
+    from . import steps
+
+    place = Path(folder) / "data"
+    place.mkdir()
+    inputs, outputs = ([asdict(s) for s in group] for group in (model.inputs, model.outputs))
+    steps.load_data(data, inputs, outputs, str(place), 0, layouts=plain(model.layouts))
+    steps.remember(folder, model)
+    return steps.prove(folder, str(place), path, options)

@@ -16,6 +16,7 @@ from .model import GRAPH_FORMATS
 from .options import everything
 from .outcome import Exported, assemble_document, deliver, measured
 from .recipe import Recipe, Step, assemble, step
+from .registry import names
 from .report import clean
 from .sniffing import sniff
 from .steps import ALLOW_UNSAFE
@@ -74,6 +75,7 @@ class Run:
     model: Done = field(init=False)
     data: Done = field(init=False)
     original: Done = field(init=False)
+    proof: list[dict[str, Any]] = field(default_factory=list)  # of an import, on the data that was given
     steps: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     failures: list[dict[str, Any]] = field(default_factory=list)
@@ -143,6 +145,12 @@ class Run:
             data=str(self.data.folder),
             folder=FOLDER,
         )
+
+        if found["proof"] and not self.data.result["generated"] and kind in names("source"):
+            self.proof = self.step(
+                self.heavy, "prove", "prove", [self.model.key, self.data.key],
+                model=str(self.model.folder), data=str(self.data.folder), path=str(path), options=wanted,
+            ).result  # fmt: skip
 
     def staged(self, stages: Sequence[Step]) -> Done:
         """The model after these stages."""
@@ -265,6 +273,9 @@ def told(function: str, result: Any) -> str:
         return f"{result['calibration_samples']} to calibrate, {result['validation_samples']} to validate by {result['metric']}"
     if function == "run_original":
         return values(result) or "no labels: its own outputs are the reference"
+    if function == "prove":
+        worst = max((e["max_relative"] for e in result), default=0.0)
+        return f"differs from the original by at most {worst:.1e} on {result[0]['inputs'] if result else 0} real inputs"
     if function == "convert":
         return f"{result['bytes']:,} bytes"
     if function == "verify":

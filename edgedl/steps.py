@@ -23,7 +23,7 @@ from .errors import ConversionError, ModelError, VerificationError
 from .layouts import from_file, layouts_of, original_layouts, plain, preprocessing_from_file, read_layouts, to_file
 from .model import GRAPH_FORMATS, LoadOptions, Model, load
 from .options import build
-from .registry import find
+from .registry import find, resolve
 from .sniffing import sniff
 from .worker import progress
 
@@ -167,6 +167,16 @@ def run_original(model: str, data: str, folder: str) -> dict[str, Any]:
     outputs = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
     save_arrays(Path(folder) / "validation.npz", outputs)
     return score(dataset, outputs, outputs)
+
+
+def prove(model: str, data: str, path: str, options: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Hold an imported model to the original on real inputs; entries as in `Model.proof`. Raises VerificationError."""
+    imported, dataset, wanted = recall(model), Dataset.restore(Path(data)), build(LoadOptions, options, "load")
+    source = find("source", sniff(Path(path)))(Path(path), wanted)
+    held = resolve(resolve("edgedl.converters:PROVE"))
+    feed = dataset.feed(dataset.calibration, 0, fixed_batch(imported) or PROBE)
+    found: list[dict[str, Any]] = held(source, Path(path), wanted, imported, feed)
+    return found
 
 
 def outputs_of(model: Model, inputs: Mapping[str, Array]) -> dict[str, Array]:

@@ -12,6 +12,8 @@ from ...model import GraphFile, LoadOptions, Model
 from .. import _onnx
 from .._source import Source
 
+ON_DATA = 2e-2  # as proof.BOUND, on real inputs, whose extremes may amplify rounding (a variance near zero)
+
 
 def load_onnx(path: Path, options: LoadOptions | None = None, *, allow_unsafe: bool = False) -> Model:
     """A Model of an .onnx file: the file itself, or with `options.form = "keras"` a Keras model.
@@ -137,4 +139,28 @@ def compare(source: Source, path: Path, options: LoadOptions, net: Any) -> tuple
     return entries, proof.first_difference(source.proto, graph, imported, inputs, net=net)
 
 
-__all__ = ["compare", "from_source", "load_onnx", "rebuilt", "source"]
+def prove(
+    source: Source, path: Path, options: LoadOptions, model: Model, inputs: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Entries for `Model.proof` of a model that came from `source`, on inputs by name `[n, ...]` as the model takes them.
+
+    Raises VerificationError where it computes something else than the original on these, ModelError.
+    """
+    from . import proof
+    from .dequantizing import floats
+    from .graph import prepared
+
+    source = floats(source)
+    graph = prepared(source.proto, options, path.name)
+    entries = proof.on_data(source, graph, model, inputs)
+    worst = max(entries, key=lambda e: e["max_relative"])
+    if not worst["max_relative"] <= ON_DATA:
+        raise VerificationError(
+            f"on the data that was given, the output '{worst['output']}' of {path.name}, rebuilt, differs from that of "
+            f"{worst['against']} by {worst['max_relative']:.1e} of its largest value",
+            next="check that the data is scaled as in training; if it is, please report the model",
+        )
+    return entries
+
+
+__all__ = ["compare", "from_source", "load_onnx", "prove", "rebuilt", "source"]

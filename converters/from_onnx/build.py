@@ -107,7 +107,10 @@ def _outputs(
             raise ModelError(
                 f"the output '{name}' is a sequence, not a tensor", next="cut the model before it with --to"
             )
-        value = builder.materialized(values[name])
+        try:
+            value = builder.materialized(values[name])
+        except Unsupported as error:
+            raise ModelError(f"the output '{name}' is {error}", next="cut the model before it with --to") from error
         order = _order(value)
         tensor = value.canonical() if order is None else value.permuted(order)
         if order is not None and order != tuple(range(value.rank)):

@@ -11,6 +11,7 @@ import numpy as np
 
 from ...artifact import Array
 from ...errors import ModelError
+from ...model import Model
 from .. import _onnx
 from .._frameworks import keras
 from .._source import Runner, Source
@@ -132,9 +133,34 @@ def held(
     for spec in imported.outputs:
         gaps = [difference(f[spec.name], np.asarray(w[spec.name])) for f, w in zip(found, wanted, strict=True)]
         entries.append({
-            "output": spec.name, "against": name, "inputs": count,
+            "output": spec.name, "against": name, "inputs": count, "data": "generated",
             "max_relative": max(g[0] for g in gaps), "mean_relative": float(np.mean([g[1] for g in gaps])),
         })  # fmt: skip
+    return entries
+
+
+def on_data(source: Source, graph: Graph, model: Model, inputs: Mapping[str, Array]) -> list[dict[str, Any]]:
+    """The entries of a proof on a user's own inputs, by name, with the axes that the rebuilt model takes."""
+    names = [s.name for s in model.inputs]
+    before = {n: _back(np.asarray(inputs[n]), model.layouts.get(n)) for n in names}
+    dtypes = {i.name: i.dtype for i in graph.inputs}
+    parts = members(graph, {n: a.astype(dtypes[n]) for n, a in before.items()})
+    feeds = [[_lay(p[n], model.layouts.get(n)) for n in names] for p in parts]
+    found = [model.net(feed, training=False) for feed in feeds]
+    count = max((len(np.asarray(inputs[n])) for n in names), default=1)
+    entries = []
+    for name, run in references(source).items():
+        wanted = [run(p) for p in parts]
+        for i, spec in enumerate(model.outputs):
+            made = [np.asarray(f[i] if isinstance(f, list | tuple) else f) for f in found]
+            gaps = [
+                difference(_back(m, model.layouts.get(spec.name)), np.asarray(w[spec.name]))
+                for m, w in zip(made, wanted, strict=True)
+            ]
+            entries.append({
+                "output": spec.name, "against": name, "inputs": count, "data": "given",
+                "max_relative": max(g[0] for g in gaps), "mean_relative": float(np.mean([g[1] for g in gaps])),
+            })  # fmt: skip
     return entries
 
 

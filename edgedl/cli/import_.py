@@ -11,6 +11,7 @@ import click
 from ..importing import import_model
 from ..model import LoadOptions
 from ..options import build
+from ..recipe import assemble
 from ..report import printable, proof_table, tensor_lines
 from . import options
 from .display import Display
@@ -20,6 +21,8 @@ from .display import Display
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="FILE.keras to write.")
 @options.loading
+@options.data
+@options.settings
 @options.timeout
 @options.allow_unsafe
 @click.option("--force", is_flag=True, help="Write over a file that exists.")
@@ -27,6 +30,8 @@ from .display import Display
 def command(
     model: Path,
     out: Path,
+    data: str | None,
+    settings: tuple[tuple[str, Any], ...],
     timeout: float | None,
     allow_unsafe: bool,
     force: bool,
@@ -35,7 +40,7 @@ def command(
 ) -> None:
     """Read MODEL, of any framework in docs/importers.md, as one Keras 3 model, and prove that it computes the same.
 
-    What the file does not say (open shapes, where to begin and end, the code of a network) is said by options.
+    With --data, that is proven on these inputs too. What the file does not say (open shapes, where to begin and end, the code of a network) is said by options.
 
     \b
     edgedl import model.onnx -o model.keras
@@ -43,10 +48,13 @@ def command(
     edgedl import frozen.pb --from Reshape --to labels_softmax -o model.keras
     """
     wanted = replace(build(LoadOptions, options.load_table(**loading), "load"), allow_unsafe=allow_unsafe)
+    real = assemble(str(model), data={"source": data} if data else None, settings=settings).data
     display = Display(quiet=as_json)
     try:
         display.begin(f"import {model.name}")
-        found = import_model(model, out, wanted, force=force, timeout_s=timeout or 900.0, progress=display.progress)
+        found = import_model(
+            model, out, wanted, force=force, timeout_s=timeout or 900.0, progress=display.progress, data=real
+        )
     finally:
         display.close()
     if as_json:

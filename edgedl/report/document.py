@@ -127,6 +127,7 @@ class Proof(TypedDict):
     output: str
     against: str
     inputs: int
+    data: NotRequired[str]  # "generated" or "given"
     max_relative: float | None
     mean_relative: float | None
 

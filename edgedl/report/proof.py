@@ -31,7 +31,7 @@ def proof_table(proof: Sequence[Mapping[str, Any]]) -> str:
         [
             str(e["output"]),
             str(e["against"]),
-            str(e["inputs"]),
+            f"{e['inputs']} {e.get('data', '')}".rstrip(),
             relative(e["max_relative"]),
             relative(e["mean_relative"]),
         ]
@@ -56,7 +56,9 @@ def proof_line(proof: Sequence[Mapping[str, Any]]) -> str:
     against = " and ".join(dict.fromkeys(str(e["against"]) for e in proof))
     outputs = len({e["output"] for e in proof})
     what = "its output differs" if outputs == 1 else f"its {outputs} outputs differ"
-    return f"imported model held to {against}: {what} by at most {relative(worst['max_relative'])} of the largest value"
+    on = " on generated inputs" + (" and on the data given" if any(e.get("data") == "given" for e in proof) else "")
+    by = f"{what} by at most {relative(worst['max_relative'])} of the largest value"
+    return f"imported model held to {against}{on}: {by}"
 
 
 def tensor_lines(found: Mapping[str, Any]) -> list[str]:

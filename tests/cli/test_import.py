@@ -75,8 +75,10 @@ def test_import_writes_one_keras_file_with_proof(net: Path, tmp_path: Path, caps
     assert f"onnxruntime {ort.__version__}" in told
     assert run(["import", str(net), "-o", str(out)]) == 9
     assert "exists" in capsys.readouterr().err
-    assert run(["import", str(net), "-o", str(out), "--force", "--json"]) == 0
+    np.savez(tmp_path / "d.npz", x=np.random.default_rng(2).normal(size=(20, 3, 8, 12)).astype(np.float32))
+    assert run(["import", str(net), "-o", str(out), "--force", "--json", "--data", str(tmp_path / "d.npz")]) == 0
     found = json.loads(capsys.readouterr().out)
+    assert [e["data"] for e in found["proof"]] == ["generated", "generated", "given", "given"]
     assert found["layouts"] == {"in/x:0": [0, 2, 3, 1], "map.0": [0, 2, 3, 1]}
     assert {e["output"] for e in found["proof"]} == {"map.0", "logits"}
     assert all(e["max_relative"] <= 1e-4 for e in found["proof"])
@@ -100,7 +102,9 @@ def test_an_onnx_goes_to_both_formats_and_its_arrays_fit(net: Path, tmp_path: Pa
     )
     report = json.loads((tmp_path / "o/report.json").read_text())
     assert report["original"]["metrics"]["logits:accuracy"] == 1.0
-    assert report["model"]["proof"]
+    on_data = [e for e in report["model"]["proof"] if e["data"] == "given"]
+    assert {e["output"] for e in on_data} == {"map.0", "logits"}
+    assert all(e["inputs"] == 8 and e["max_relative"] <= 1e-5 for e in on_data)
     for entry in report["artifacts"]:
         artifact = describe(tmp_path / "o" / entry["path"])
         assert entry["metrics"]["logits:accuracy"] >= 0.9

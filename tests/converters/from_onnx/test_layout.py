@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -124,7 +125,7 @@ def test_two_dimensions_are_cut_into_the_same_pieces_or_not_at_all(a: list[int],
     cuts = [set(np.cumprod(v).tolist()) for v in (a, b)]
     if found is None:
         union = sorted(cuts[0] | cuts[1])
-        assert math.prod(a) != math.prod(b) or any(y % x for x, y in zip(union, union[1:], strict=False))
+        assert math.prod(a) != math.prod(b) or any(y % x for x, y in itertools.pairwise(union))
         return
     assert [f.size for f in found[0]] == [f.size for f in found[1]]
     assert math.prod(f.size for f in found[0]) == math.prod(a) == math.prod(b)

@@ -116,6 +116,20 @@ def test_the_originals_own_framework_is_asked_too(path: Path) -> None:
     assert model.layouts == {"x": (0, 2, 3, 1)}
 
 
+def test_real_inputs_are_held_to_the_original_too(path: Path) -> None:
+    options = LoadOptions(form="keras")
+    source = from_onnx.source(path, options)
+    model = from_onnx.load_onnx(path, options)
+    x = {"x": np.random.default_rng(3).normal(0, 9, (5, 8, 8, 2)).astype(np.float32)}
+    entries = from_onnx.prove(source, path, options, model, x)
+    assert [(e["output"], e["inputs"], e["data"]) for e in entries] == [("y", 5, "given")]
+    assert entries[0]["max_relative"] <= 1e-5
+    layer = model.net.get_layer("conv1")
+    layer.set_weights([w * 1.2 for w in layer.get_weights()])
+    with pytest.raises(VerificationError, match="on the data that was given"):
+        from_onnx.prove(source, path, options, model, x)
+
+
 @pytest.mark.parametrize(
     ("found", "wanted", "largest"),
     [
