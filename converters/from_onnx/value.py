@@ -205,11 +205,12 @@ def _empty_axis(axes: Dims, at: int) -> int | None:
 
 
 def _place(value: Value, index: int) -> int:
-    """Where an axis for a dimension of length 1 belongs: behind the dimension before it, wherever that lies."""
+    """Where an axis for a dimension of length 1 belongs: behind the dimension before it, wherever that lies,
+    and never before the batch."""
     for before in reversed(value.dims[:index]):
         if before:
             return next(i for i, axis in enumerate(value.axes) if before[-1] in axis) + 1
-    return 0
+    return 1 if value.axes and any(f.free for f in value.axes[0]) else 0
 
 
 def _cut(axes: Dims, alone: set[Factor]) -> list[Dim]:

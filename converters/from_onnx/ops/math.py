@@ -266,7 +266,8 @@ def selu(b: Builder, node: Node, x: Value) -> Value:
 
 @op("Celu")
 def celu(b: Builder, node: Node, x: Value) -> Value:
-    return b.unary(lambda t: keras().ops.celu(t, node.real("alpha", 1.0)), x)
+    ops, alpha = keras().ops, node.real("alpha", 1.0)
+    return b.unary(lambda t: ops.multiply(ops.elu(ops.divide(t, alpha)), alpha), x)
 
 
 @op("ThresholdedRelu")
