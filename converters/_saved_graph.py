@@ -48,8 +48,9 @@ def source(path: Path, options: LoadOptions) -> Source:
     rename = {**dict(zip(inputs, names, strict=True)), **dict(zip(outputs, results, strict=True))}
     if len(rename) != len(inputs) + len(outputs):
         raise ModelError(f"{path} returns one tensor twice, or an input as it came", next="save it with other outputs")
-    proto = to_onnx(path.name, graph, inputs, outputs, rename)
-    return Source(proto, "SavedModel", _runner(path, signature, specs, results), f"TensorFlow {tf.__version__}")
+    proto, notes = to_onnx(path.name, graph, inputs, outputs, rename)
+    run = _runner(path, signature, specs, results)
+    return Source(proto, "SavedModel", run, f"TensorFlow {tf.__version__}", notes=notes)
 
 
 def _choose(path: Path, loaded: Any, asked: Sequence[str]) -> tuple[Any, tuple[str, ...]]:

@@ -13,24 +13,29 @@ from ..errors import MissingDependencyError, ModelError
 from . import _onnx
 from ._frameworks import no_stderr, tensorflow
 from ._keras_files import FAILURES
-from ._tf_loops import replace_loops
+from ._tf_recurrent import Taken, put_back, take_out
 
 OPSET = 18
 LOOPS = frozenset({"Loop", "Scan", "If"})
 KEEP_APART = "remove_back_to_back"  # tf2onnx's pass that melts BatchNormalization into a convolution
 
 
-def to_onnx(name: str, graph_def: Any, inputs: Sequence[str], outputs: Sequence[str], rename: Mapping[str, str]) -> Any:
-    """The ModelProto of a frozen GraphDef; tensors are "node:0", `rename` gives those of the interface their names.
+def to_onnx(
+    name: str, graph_def: Any, inputs: Sequence[str], outputs: Sequence[str], rename: Mapping[str, str]
+) -> tuple[Any, tuple[str, ...]]:
+    """(ModelProto, notes) of a frozen GraphDef; tensors are "node:0", `rename` gives those of the interface their names.
 
-    BatchNormalization stays on its own. Raises ModelError with all operations that ONNX has nothing for, and all loops
+    BatchNormalization stays on its own. Loops that are LSTMs, GRUs and simple RNNs become operators; others stay loops
+    where their length is fixed. Raises ModelError with all operations that ONNX has nothing for, and all loops
     that are not recurrent layers; MissingDependencyError.
     """
     tf, tf2onnx = tensorflow(), _tf2onnx()
+    taken = take_out(graph_def, inputs, outputs)
+    inputs, outputs = [*inputs, *taken.inputs], [*outputs, *taken.outputs]
     try:
         with _quietly(), no_stderr(), tf.device("/cpu:0"):
             with tf.Graph().as_default():
-                frozen = tf2onnx.tf_loader.tf_optimize(list(inputs), list(outputs), graph_def)
+                frozen = tf2onnx.tf_loader.tf_optimize(list(inputs), list(outputs), taken.graph)
             with tf.Graph().as_default() as graph:
                 tf.import_graph_def(frozen, name="")
                 made = tf2onnx.tfonnx.process_tf_graph(
@@ -43,9 +48,8 @@ def to_onnx(name: str, graph_def: Any, inputs: Sequence[str], outputs: Sequence[
         raise ModelError(
             f"tf2onnx cannot convert {name}: {_onnx.last_line(error)}", next="cut the graph with --from and --to"
         ) from error
-    replace_loops(model)
-    _refuse_left(name, model, graph_def)
-    return model
+    put_back(model, taken)
+    return model, tuple(_refuse_left(name, model, taken))
 
 
 def _tf2onnx() -> Any:
@@ -80,18 +84,30 @@ def _quietly() -> Iterator[None]:
             child.setLevel(before)
 
 
-def _refuse_left(name: str, model: Any, graph_def: Any) -> None:
-    """Raise ModelError for operations that are still TensorFlow's, and for loops."""
+def _refuse_left(name: str, model: Any, taken: Taken) -> list[str]:
+    """Raise ModelError for operations that are still TensorFlow's, and for loops whose length depends on the data.
+
+    The loops of a fixed length are left, to be unrolled; returns what to say of them.
+    """
     o = _onnx.onnx()
-    problems = []
+    problems, unrolled = [], []
     for graph in _onnx.graphs(model.graph):
         for node in graph.node:
             known = node.domain in ("", "ai.onnx") and o.defs.has(node.op_type)
+            if not known and taken.reasons and node.op_type.startswith(("TensorList", "TensorArray")):
+                continue  # of a loop that is named itself
             if not known:
                 problems.append(f"'{node.name}' ({node.op_type}): ONNX has no operator for it")
             elif node.op_type in LOOPS and graph is model.graph:
-                problems.append(f"'{node.name}' ({_loop(node, graph_def)}): it is not an LSTM, GRU or RNN as Keras "
-                                "writes them")  # fmt: skip
+                kind = "a branch" if node.op_type == "If" else "a loop"
+                why = _reasons(node, taken)
+                if node.op_type == "Loop" and _is_fixed(model, node):
+                    unrolled.append(f"'{node.name or node.output[0]}' is a loop that is no recurrent layer and is unrolled"
+                                    + "".join(f" (it {w})" for w in why.values()))  # fmt: skip
+                elif why:
+                    problems += [f"'{loop}' ({kind}): it {w}" for loop, w in why.items()]
+                else:
+                    problems.append(f"'{node.name}' ({kind}): it is not an LSTM, GRU or RNN as TensorFlow writes them")
     if problems:
         problems = list(dict.fromkeys(problems))
         listed = problems[0] if len(problems) == 1 else "".join(f"\n  - {p}" for p in problems[:200])
@@ -99,10 +115,36 @@ def _refuse_left(name: str, model: Any, graph_def: Any) -> None:
             f"cannot rebuild {name}: {listed}",
             next="cut them off with --from and --to, or export the model without them",
         )
+    return unrolled
 
 
-def _loop(node: Any, graph_def: Any) -> str:
-    """What a loop was in the original."""
-    frames = sorted({n.attr["frame_name"].s.decode("utf-8", "replace") for n in graph_def.node if n.op == "Enter"})
-    kind = "a branch" if node.op_type == "If" else "a loop"
-    return f"{kind}, {', '.join(frames[:5])}" if frames else kind
+def _reasons(node: Any, taken: Taken) -> dict[str, str]:
+    """What was not standard about a loop; of all, where the names do not tell which it was."""
+    names = [node.name, *node.output]
+    own = {k: w for k, w in taken.reasons.items() if any(k.split("/while")[0] in n for n in names)}
+    return own or (dict(taken.reasons) if node.op_type == "Loop" else {})
+
+
+def _is_fixed(model: Any, node: Any) -> bool:
+    """Whether the number of steps of a Loop follows from constants."""
+    weights = {t.name for t in model.graph.initializer}
+    weights |= {o for n in model.graph.node if n.op_type == "Constant" for o in n.output}
+    body = next(a.g for a in node.attribute if a.name == "body")
+    if any(t and t not in weights for t in node.input[:2]):
+        return False
+    made = {o: n for n in body.node for o in n.output}
+    constant = weights | {t.name for t in body.initializer} | {i.name for i in body.input[:2]}
+    states = {i.name: k for k, i in enumerate(body.input[2:])}
+    waiting, seen = [body.output[0].name], set()
+    while waiting:
+        value = waiting.pop()
+        if value in seen or value in constant or not value:
+            continue
+        seen.add(value)
+        if value in made:
+            waiting += made[value].input
+        elif value in states and node.input[2 + states[value]] in weights:
+            waiting.append(body.output[1 + states[value]].name)
+        else:
+            return False
+    return True

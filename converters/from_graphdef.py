@@ -76,8 +76,8 @@ def from_graph(
     for holder in holders.values():
         if holder not in {n.name for n in clean.node}:
             clean.node.append(next(n for n in cut.node if n.name == holder))
-    proto = to_onnx(name, clean, [f"{holders[k]}:0" for k in ends.inputs], outputs, rename)
-    notes = tuple(_tf_graph.settled(_only(graph, needed)))
+    proto, unrolled = to_onnx(name, clean, [f"{holders[k]}:0" for k in ends.inputs], outputs, rename)
+    notes = (*_tf_graph.settled(_only(graph, needed)), *unrolled)
     return Source(proto, how, _runner(name, cut, holders, ends), f"TensorFlow {tensorflow().__version__}", notes=notes)
 
 
