@@ -47,8 +47,18 @@ def keras() -> Any:
             f"on {module.config.backend()}",
             next="pip install 'edgedl[compress]', and import edgedl before keras",
         )
-    sys.setrecursionlimit(max(sys.getrecursionlimit(), DEEP))
     return module
+
+
+@contextlib.contextmanager
+def deep() -> Iterator[None]:
+    """Let Keras walk a long chain of layers, which it does by recursion; elsewhere Python's own limit guards parsers."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(before, DEEP))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
 
 
 @cache

@@ -10,7 +10,7 @@ from ..artifact import TensorSpec
 from ..errors import MissingDependencyError, ModelError
 from ..model import LoadOptions, Model
 from . import _layers
-from ._frameworks import keras, tensorflow, tf_keras
+from ._frameworks import deep, keras, tensorflow, tf_keras
 from ._keras_config import CONTAINERS, CUSTOM, Entry, cannot_load, check_graphs, refuse_code, refuse_unknown
 from ._keras_files import AGAIN, FAILURES, read_h5_config, read_keras_zip, reason, with_suffix
 from ._rebuild import flattened, rebuild
@@ -74,7 +74,7 @@ def _unknown_keras3(entry: Entry) -> str:
 def _load_keras3(path: Path, suffix: str, allow_unsafe: bool) -> Any:
     hard_sigmoid()  # registers what a rebuilt model may hold
     try:
-        with with_suffix(path, suffix) as file:
+        with with_suffix(path, suffix) as file, deep():
             return keras().models.load_model(file, compile=False, safe_mode=not allow_unsafe)
     except (*FAILURES, tensorflow().errors.OpError) as error:
         raise cannot_load(path, [f"Keras {keras().__version__} says: {reason(error)}"], AGAIN_OR_CUSTOM) from error
@@ -158,6 +158,7 @@ def _retraced(net: Any) -> Any:
         config = layer.get_config()
         return layer.__class__.from_config({**config, "dtype": policy} if "dtype" in config else config)
 
-    copy = keras().models.clone_model(plain, input_tensors=inputs, clone_function=clone)
+    with deep():
+        copy = keras().models.clone_model(plain, input_tensors=inputs, clone_function=clone)
     copy.set_weights(plain.get_weights())
     return copy

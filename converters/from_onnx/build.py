@@ -9,7 +9,7 @@ from typing import Any
 from ...artifact import TensorSpec
 from ...errors import ModelError
 from .. import _onnx
-from .._frameworks import keras
+from .._frameworks import deep, keras
 from .._layers import register
 from .builder import Builder
 from .fold import folded
@@ -48,13 +48,23 @@ def build(graph: Graph, *, freed: bool, name: str) -> Imported:
     values.update({k: Value.of_constant(v) for k, v in graph.constants.items()})
     _walk(builder, graph, values)
     outputs, out_layouts = _outputs(builder, graph, values)
-    net = keras().Model(inputs, outputs, name=name)
+    net = _network(inputs, outputs, name)
     specs_in = tuple(TensorSpec(i.name, tuple(t.shape), t.dtype) for i, t in zip(graph.inputs, inputs, strict=True))
     specs_out = tuple(TensorSpec(n, tuple(t.shape), t.dtype) for n, t in zip(graph.outputs, outputs, strict=True))
     ranges = {_layer(v): v.range for v in values.values() if v.range is not None and v.tensor is not None}
     computed = {k: v for k, v in values.items() if v.tensor is not None}
     batch = {n: at for n in graph.outputs if (at := _batch_axis(values[n])) is not None}
     return Imported(net, specs_in, specs_out, {**layouts, **out_layouts}, computed, ranges, batch)
+
+
+def _network(inputs: list[Any], outputs: list[Any], name: str) -> Any:
+    try:
+        with deep():
+            return keras().Model(inputs, outputs, name=name)
+    except RecursionError as error:
+        raise ModelError(
+            "the graph is a chain of more nodes than Keras can walk", next="take a part of it with --from and --to"
+        ) from error
 
 
 def _batch_axis(value: Value) -> int | None:

@@ -13,7 +13,7 @@ from ...artifact import Array
 from ...errors import ModelError
 from ...model import Model
 from .. import _onnx
-from .._frameworks import keras
+from .._frameworks import deep, keras
 from .._source import Runner, Source
 from .build import Imported
 from .graph import Graph
@@ -248,7 +248,8 @@ def _computed(
     imported: Imported, net: Any, tensors: Mapping[str, Any], inputs: Mapping[str, Array]
 ) -> dict[str, Array]:
     whole = imported.net if net is None else net
-    part = keras().Model(list(whole.inputs), list(tensors.values()))
+    with deep():
+        part = keras().Model(list(whole.inputs), list(tensors.values()))
     feed = [_lay(inputs[s.name], imported.layouts.get(s.name)) for s in imported.inputs]
     made = part(feed, training=False)
     return {n: np.asarray(a) for n, a in zip(tensors, made if isinstance(made, list | tuple) else [made], strict=True)}

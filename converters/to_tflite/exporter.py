@@ -12,7 +12,7 @@ import numpy as np
 from ...errors import ConversionError
 from ...layouts import Layouts, inverse
 from ...model import Model
-from .._frameworks import keras, tensorflow
+from .._frameworks import deep, keras, tensorflow
 from .batches import BATCH, freed, must_be_one
 
 SIGNATURE = "serving_default"
@@ -150,7 +150,8 @@ def _unrolled(net: Any) -> Any:
         config = layer.get_config()
         return type(layer).from_config(_with_unroll(config) if _rnns(layer) else config)
 
-    clone = keras().models.clone_model(net, clone_function=copy, recursive=True)
+    with deep():
+        clone = keras().models.clone_model(net, clone_function=copy, recursive=True)
     clone.set_weights(net.get_weights())
     return clone
 
