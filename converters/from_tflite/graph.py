@@ -13,11 +13,11 @@ from ...artifact import Array
 from ...errors import ModelError
 from .. import _tflite
 from .._emit import DAMAGED, Emit
-from . import convolution, elementwise, recurrent, shapes  # for their handlers
+from . import convolution, elementwise, loops, recurrent, shapes  # for their handlers
 from .step import HANDLERS, RELU, RELU6, Step, Unsupported
 
 Sizes = Sequence[int | str | None]
-FAMILIES = (convolution, elementwise, recurrent, shapes)
+FAMILIES = (convolution, elementwise, loops, recurrent, shapes)
 MAX_INPUT = 1 << 28  # elements of one input
 QUANTIZED = frozenset({_tflite.INT8, _tflite.UINT8, _tflite.INT16, _tflite.INT4, _tflite.INT32, _tflite.INT64})
 LIMITS = {_tflite.INT8: (-128, 127), _tflite.UINT8: (0, 255), _tflite.INT16: (-32768, 32767)}
@@ -30,8 +30,8 @@ STORED = {3: np.uint8, 6: np.bool_, 10: np.float64, 12: np.uint64, 15: np.uint32
 class Graph:
     """One subgraph on its way to ONNX."""
 
-    def __init__(self, model: Any, graph: Any, name: str) -> None:
-        self.model, self.graph, self.name = model, graph, name
+    def __init__(self, model: Any, graph: Any, name: str, depth: int = 0) -> None:
+        self.model, self.graph, self.name, self.depth = model, graph, name, depth
         self.emit = Emit(name)
         self.notes: list[str] = []
         self.ranges: dict[str, tuple[float, float]] = {}

@@ -55,8 +55,10 @@ def transpose(s: Step) -> None:
 
 @op("CONCATENATION")
 def concatenation(s: Step) -> None:
+    """What is empty is left out: the first and the last step of a loop put nothing before and behind their results."""
     options = "ConcatenationOptions"
-    s.last("Concat", *s.values(), axis=s.option("axis", options),
+    values = [v for v in s.values() if 0 not in (s.emit.shape(v) or ())] or s.values()
+    s.last("Concat", *values, axis=s.option("axis", options),
            activation=s.option("fusedActivationFunction", options))  # fmt: skip
 
 
@@ -103,6 +105,12 @@ def split_given(s: Step) -> None:
 
 @op("SLICE")
 def slice_(s: Step) -> None:
+    """From `begin` on, `size` entries, or all the rest where that is -1; in loops both are computed."""
+    if s.maybe_array(1) is None or s.maybe_array(2) is None:
+        first, count = (s.cast(s.x(i), np.int64) for i in (1, 2))
+        rest = s("Less", count, s.longs([0]))
+        s.last("Slice", s.x(), first, s("Where", rest, s.longs([END]), s("Add", first, count)))
+        return
     begin, size = s.ints(1), s.ints(2)
     ends = [END if n == -1 else b + n for b, n in zip(begin, size, strict=True)]
     s.last("Slice", s.x(), s.longs(begin), s.longs(ends))
