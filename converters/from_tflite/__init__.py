@@ -40,7 +40,7 @@ def source(path: Path, options: LoadOptions) -> Source:
         raise UsageError(f"{path.name} has no input '{wrong[0]}'", next=f"its inputs are {', '.join(sorted(names))}")
     graph, outputs = source_graph(model, path.name, given)
     proto = graph.emit.model(outputs)
-    quantized = any(is_quantized(t) for t in graph.graph.tensors)
+    quantized = any(is_quantized(t) for part in model.subgraphs for t in part.tensors)  # a loop has its weights inside
     notes = list(graph.notes)
     runner = None
     if quantized:
