@@ -1,12 +1,14 @@
 # What a person or CI runs: demo, test, acceptance, lint. Each makes its own virtual environment first.
 PYTHON ?= python3
 VENV ?= .venv
+TORCH ?= 2.13.0
 BIN := $(VENV)/bin
 
-.PHONY: help demo test acceptance lint package bench clean
+.PHONY: help demo frameworks test acceptance lint package bench clean
 
 help:
 	@echo "make demo        install into $(VENV), compress the bundled digits model, show the report"
+	@echo "make frameworks  install torch and JAX into $(VENV), for the tests of their importers"
 	@echo "make test        all tests that need nothing but this repository"
 	@echo "make acceptance  tests on the real models and data in EDGEDL_ASSETS"
 	@echo "make lint        ruff and mypy"
@@ -32,6 +34,11 @@ demo: $(VENV)/.demo
 	@echo "== compressing examples/digits.keras to int8 .tflite and .onnx"
 	@$(BIN)/edgedl compress examples/digits.keras --data digits --quantize int8 --format tflite,onnx --max-drop 1% -o demo-out
 	@echo "== done; open demo-out/report.html in a browser"
+
+frameworks: $(VENV)/.dev
+	@echo "== installing the frameworks whose models are imported: torch $(TORCH), JAX and Flax"
+	@$(BIN)/pip install --quiet --disable-pip-version-check 'torch==$(TORCH)' 'onnxscript>=0.7' || echo "no torch $(TORCH) here: its tests are skipped"
+	@$(BIN)/pip install --quiet --disable-pip-version-check jax jaxlib flax msgpack || echo "no JAX here: its tests are skipped"
 
 test: $(VENV)/.dev
 	@echo "== running the tests (about ten minutes on two cores)"
