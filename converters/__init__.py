@@ -21,13 +21,15 @@ IMPORTERS = {
     "torch": "edgedl.converters.from_torch:load_torch",
 }
 
-SOURCES = {  # what an import is held to again, node by node
+SOURCES = {  # what an import is held to again, node by node; a source may be None: of a file that keeps its Keras layers
     "caffe": "edgedl.converters.from_caffe:source",
     "checkpoint": "edgedl.converters.from_graphdef:source",
     "graphdef": "edgedl.converters.from_graphdef:source",
+    "h5": "edgedl.converters.from_keras:source",
     "jax": "edgedl.converters.from_jax:source",
     "mxnet": "edgedl.converters.from_mxnet:source",
     "onnx": "edgedl.converters.from_onnx:source",
+    "saved_model": "edgedl.converters.from_saved_model:source",
     "tflite": "edgedl.converters.from_tflite:source",
     "torch": "edgedl.converters.from_torch:source",
 }

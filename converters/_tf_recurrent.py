@@ -361,6 +361,10 @@ def _recognised(outer: _Outer, loop: Loop) -> Layers:
 def _parts(outer: _Outer, loop: Loop, made: Mapping[str, Op], stop: set[str], used: set[str]) -> _Parts:
     changing = [v for v in loop.variables if _alias(made, v.next) != v.inner]
     fixed = {v.inner: v for v in loop.variables if v not in changing}
+    if any(
+        outer.step.graph.get_tensor_by_name(v.initial).dtype.is_floating and v.inner in loop.condition for v in changing
+    ):
+        raise NotACell("ends when its values say so")
     reads = [op for op in loop.step.ops if op.kind in READS and op.outputs[0] in used]
     if len(reads) != 1:
         raise NotACell(f"reads {len(reads)} sequences in a step, where a layer reads one")
@@ -380,8 +384,6 @@ def _parts(outer: _Outer, loop: Loop, made: Mapping[str, Op], stop: set[str], us
             states.append(v)
     if not states:
         raise NotACell("keeps no state of numbers")
-    if any(v.inner in loop.condition for v in states):
-        raise NotACell("ends when its values say so")
     lists = {v.inner for v in arrays} | {v.inner for v, *_ in writes}
     given = [v for v in loop.variables if v not in states and v.inner not in lists and v.inner in {*used, *loop.condition}]  # fmt: skip
     given = [

@@ -6,7 +6,7 @@ import contextlib
 import importlib
 import logging
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import MissingDependencyError, ModelError
@@ -17,6 +17,7 @@ from ._tf_recurrent import Taken, put_back, take_out
 
 OPSET = 18
 LOOPS = frozenset({"Loop", "Scan", "If"})
+LISTS = ("TensorList", "TensorArray")  # what tf2onnx leaves of a loop's sequences
 KEEP_APART = "remove_back_to_back"  # tf2onnx's pass that melts BatchNormalization into a convolution
 
 
@@ -91,19 +92,21 @@ def _refuse_left(name: str, model: Any, taken: Taken) -> list[str]:
     """
     o = _onnx.onnx()
     problems, unrolled = [], []
+    lists = any(n.op_type.startswith(LISTS) for g in _onnx.graphs(model.graph) for n in g.node)
     for graph in _onnx.graphs(model.graph):
         for node in graph.node:
             known = node.domain in ("", "ai.onnx") and o.defs.has(node.op_type)
-            if not known and taken.reasons and node.op_type.startswith(("TensorList", "TensorArray")):
+            if not known and taken.reasons and node.op_type.startswith(LISTS):
                 continue  # of a loop that is named itself
             if not known:
                 problems.append(f"'{node.name}' ({node.op_type}): ONNX has no operator for it")
             elif node.op_type in LOOPS and graph is model.graph:
                 kind = "a branch" if node.op_type == "If" else "a loop"
                 why = _reasons(node, taken)
-                if node.op_type == "Loop" and _is_fixed(model, node):
-                    unrolled.append(f"'{node.name or node.output[0]}' is a loop that is no recurrent layer and is unrolled"
-                                    + "".join(f" (it {w})" for w in why.values()))  # fmt: skip
+                if not lists and _is_fixed(model, node, why.values()):
+                    which = why or {node.name or node.output[0]: ""}
+                    unrolled += [f"'{k}' is a loop that is no recurrent layer and is unrolled" + (f" (it {w})" if w else "")
+                                 for k, w in which.items()]  # fmt: skip
                 elif why:
                     problems += [f"'{loop}' ({kind}): it {w}" for loop, w in why.items()]
                 else:
@@ -120,15 +123,23 @@ def _refuse_left(name: str, model: Any, taken: Taken) -> list[str]:
 
 def _reasons(node: Any, taken: Taken) -> dict[str, str]:
     """What was not standard about a loop; of all, where the names do not tell which it was."""
-    names = [node.name, *node.output]
-    own = {k: w for k, w in taken.reasons.items() if any(k.split("/while")[0] in n for n in names)}
+    bodies = [a.g for a in node.attribute if a.HasField("g")]
+    names = [node.name, *node.output, *(o for b in bodies for n in b.node for o in n.output)]
+    scopes = {k: k.removesuffix("/while_context") for k in taken.reasons}
+    own = {
+        k: w for k, w in taken.reasons.items() if any(n == scopes[k] or n.startswith(scopes[k] + "/") for n in names)
+    }
     return own or (dict(taken.reasons) if node.op_type == "Loop" else {})
 
 
-def _is_fixed(model: Any, node: Any) -> bool:
-    """Whether the number of steps of a Loop follows from constants."""
+def _is_fixed(model: Any, node: Any, reasons: Iterable[str]) -> bool:
+    """Whether the number of steps of a loop follows from constants, or is the length of what it scans."""
+    if node.op_type != "Loop":
+        return bool(node.op_type == "Scan" and not any(w.startswith("depends on") for w in reasons))
     weights = {t.name for t in model.graph.initializer}
-    weights |= {o for n in model.graph.node if n.op_type == "Constant" for o in n.output}
+    for n in model.graph.node:
+        if n.op_type not in LOOPS and all(t in weights for t in n.input if t):
+            weights.update(n.output)
     body = next(a.g for a in node.attribute if a.name == "body")
     if any(t and t not in weights for t in node.input[:2]):
         return False

@@ -6,15 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..artifact import TensorSpec
 from ..errors import MissingDependencyError, ModelError
 from ..model import LoadOptions, Model
-from . import _layers
+from . import _layers, from_theano
 from ._frameworks import deep, keras, tensorflow, tf_keras
 from ._keras_config import CONTAINERS, CUSTOM, Entry, cannot_load, check_graphs, refuse_code, refuse_unknown
 from ._keras_files import AGAIN, FAILURES, read_h5_config, read_keras_zip, reason, with_suffix
 from ._rebuild import flattened, rebuild
 from ._rebuild_layers import OTHER_PROGRAMS, explain, hard_sigmoid
+from ._source import Source
 from .from_theano import is_channels_first, is_network, load_theano
 
 HALF = ("float16", "bfloat16", "float64")
@@ -32,6 +35,13 @@ def load_h5(path: Path, options: LoadOptions) -> Model:
     if not version.startswith("3.") and is_network(config) and is_channels_first(path, config):
         return load_theano(path, options)
     return _load(path, config, version, ".h5", options.allow_unsafe)
+
+
+def source(path: Path, options: LoadOptions) -> Source | None:
+    """An `.h5` file with channels first, or of Theano, as ONNX; None for all others. Raises ModelError, UsageError."""
+    config, version = read_h5_config(path)
+    theano = not version.startswith("3.") and is_network(config) and is_channels_first(path, config)
+    return from_theano.source(path, options) if theano else None
 
 
 def _load(path: Path, config: Any, version: str, suffix: str, allow_unsafe: bool) -> Model:
@@ -132,11 +142,46 @@ def functional(net: Any, path: Path) -> tuple[Any, list[str]]:
     notes = []
     if any(layer.compute_dtype in HALF for layer in flattened(net)):
         notes.append("it computed in half or double precision; it was loaded as float32")
-    if notes or any(t.shape[0] is not None or t.dtype in HALF for t in net.inputs):
+    if notes or any(t.dtype in HALF for t in net.inputs):
         return _retraced(net), notes
+    if any(t.shape[0] is not None for t in net.inputs):
+        freed = _retraced(net)
+        if _same_for_any_batch(net, freed):
+            return freed, notes
     if type(net).__name__ == "Functional" and _is_flat(net._inputs_struct) and _is_flat(net._outputs_struct):
         return net, notes
     return keras().Model(list(net.inputs), list(net.outputs), name=net.name), notes
+
+
+def _same_for_any_batch(net: Any, freed: Any) -> bool:
+    """Whether a model whose batch is fixed computes the same, member by member, as its copy with a free batch."""
+    sizes = {t.shape[0] for t in net.inputs if t.shape}
+    if len(sizes) != 1 or None in sizes:
+        return False
+    (size,) = sizes
+    rng = np.random.default_rng(0)
+    both = [_noise(rng, t, 2 * size) for t in net.inputs]
+    try:
+        whole = _outputs(freed, both)
+        first = _outputs(freed, [x[:1] for x in both])
+    except (ValueError, TypeError, tensorflow().errors.OpError):
+        return False  # it reshapes or joins what only fits the batch it was made for
+    parts = [_outputs(net, [x[i : i + size] for x in both]) for i in (0, size)]
+    wanted = [np.concatenate(pair) if pair[0].ndim else pair[0] for pair in zip(*parts, strict=True)]
+    alike = all(a.shape == b.shape and np.allclose(a, b, 1e-4, 1e-5) for a, b in zip(whole, wanted, strict=True))
+    return alike and all(
+        a.shape == b[:1].shape and np.allclose(a, b[:1], 1e-4, 1e-5) for a, b in zip(first, wanted, strict=True)
+    )
+
+
+def _noise(rng: np.random.Generator, tensor: Any, count: int) -> Any:
+    shape = (count, *(d or 8 for d in tensor.shape[1:]))
+    return rng.normal(size=shape).astype("float32") if "float" in tensor.dtype else np.zeros(shape, tensor.dtype)
+
+
+def _outputs(net: Any, inputs: list[Any]) -> list[Any]:
+    found = keras().tree.flatten(net(inputs if len(inputs) > 1 else inputs[0], training=False))
+    return [np.asarray(a) for a in found]
 
 
 def _is_flat(structure: Any) -> bool:

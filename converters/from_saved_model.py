@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from ._frameworks import tensorflow, tf_keras
 from ._keras_config import check_graphs, refuse_code, refuse_unknown
 from ._keras_files import AGAIN, MAX_BYTES, parse_json, reason
 from ._rebuild_layers import explain
+from ._source import Source
 from .from_keras import from_keras2
 
 FILE_OPS = frozenset(  # operations that leave the graph: files, Python, other programs
@@ -29,10 +30,12 @@ def load_saved_model(path: Path, options: LoadOptions) -> Model:
 
     Raises ModelError, UnsafeModelError, UsageError (several signatures), VerificationError, MissingDependencyError.
     """
+    from .from_onnx import from_source
+
     proto = _read(path)
     metadata = list(_keras_objects(path, proto))
-    if options.start or options.end or not any(identifier in ROOTS for identifier, _ in metadata):
-        return _from_graph(path, proto, options)
+    if _is_bare(metadata, options):
+        return from_source(_source(path, proto, options), path, options)
     configs = [config for _, config in metadata]
     try:
         refuse_code(path, configs, allow_unsafe=options.allow_unsafe)
@@ -99,10 +102,20 @@ def _refuse_file_ops(path: Path, proto: Any, refused: frozenset[str] = FILE_OPS)
         )
 
 
-def _from_graph(path: Path, proto: Any, options: LoadOptions) -> Model:
+def source(path: Path, options: LoadOptions) -> Source | None:
+    """A bare graph, or one that `options` cut, as ONNX; None for one with Keras layers. Raises as load_saved_model."""
+    proto = _read(path)
+    bare = _is_bare(list(_keras_objects(path, proto)), options)
+    return _source(path, proto, options) if bare else None
+
+
+def _is_bare(metadata: Sequence[tuple[str, Any]], options: LoadOptions) -> bool:
+    return bool(options.start or options.end) or not any(identifier in ROOTS for identifier, _ in metadata)
+
+
+def _source(path: Path, proto: Any, options: LoadOptions) -> Source:
     """A bare graph, as model.export() and tf.saved_model.save() write it."""
-    from ._saved_graph import source
-    from .from_onnx import from_source
+    from . import _saved_graph
 
     _refuse_file_ops(path, proto, FILE_OPS | (_tf_graph.FILE_OPS - SAVER))
-    return from_source(source(path, options), path, options)
+    return _saved_graph.source(path, options)

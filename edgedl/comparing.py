@@ -55,9 +55,10 @@ def compare(path: str, original: str, options: Mapping[str, Any]) -> dict[str, A
     wanted, kind = build(LoadOptions, options, "load"), sniff(Path(original))
     model = load(path, allow_unsafe=wanted.allow_unsafe)
     first, notes = None, []
-    if model.is_keras and kind in names("source"):
+    source = find("source", kind)(Path(original), wanted) if model.is_keras and kind in names("source") else None
+    if source is not None:
         held = resolve(resolve("edgedl.converters:COMPARE"))
-        entries, first = held(find("source", kind)(Path(original), wanted), Path(original), wanted, model.net)
+        entries, first = held(source, Path(original), wanted, model.net)
     else:
         entries = held_to(model, load(original, wanted), Path(original).name)
         if not model.is_keras:
