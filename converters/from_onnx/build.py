@@ -57,10 +57,15 @@ def build(graph: Graph, *, freed: bool, name: str) -> Imported:
     return Imported(net, specs_in, specs_out, {**layouts, **out_layouts}, computed, ranges, batch)
 
 
+def one(values: list[Any]) -> Any:
+    """A list, or its only entry: as Keras users call a network of one input."""
+    return values if len(values) > 1 else values[0]
+
+
 def _network(inputs: list[Any], outputs: list[Any], name: str) -> Any:
     try:
         with deep():
-            return keras().Model(inputs, outputs, name=name)
+            return keras().Model(one(inputs), one(outputs), name=name)
     except RecursionError as error:
         raise ModelError(
             "the graph is a chain of more nodes than Keras can walk", next="take a part of it with --from and --to"

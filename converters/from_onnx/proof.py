@@ -15,7 +15,7 @@ from ...model import Model
 from .. import _onnx
 from .._frameworks import deep, keras
 from .._source import Runner, Source
-from .build import Imported
+from .build import Imported, one
 from .graph import Graph
 
 BOUND = 1e-3  # of max|a - b| / max|b|: more is another model, not rounding
@@ -64,7 +64,7 @@ def run_keras(imported: Imported, inputs: Mapping[str, Array], net: Any = None) 
     """What the rebuilt model (or `net`, of the same inputs) computes, in the original's layout."""
     whole = imported.net if net is None else net
     feed = [_lay(inputs[s.name], imported.layouts.get(s.name)) for s in imported.inputs]
-    found = whole(feed, training=False)
+    found = whole(one(feed), training=False)
     flat = list(found) if isinstance(found, list | tuple) else [found]
     return {
         s.name: _back(np.asarray(a), imported.layouts.get(s.name)) for s, a in zip(imported.outputs, flat, strict=True)
@@ -146,7 +146,7 @@ def on_data(source: Source, graph: Graph, model: Model, inputs: Mapping[str, Arr
     dtypes = {i.name: i.dtype for i in graph.inputs}
     parts = members(graph, {n: a.astype(dtypes[n]) for n, a in before.items()})
     feeds = [[_lay(p[n], model.layouts.get(n)) for n in names] for p in parts]
-    found = [model.net(feed, training=False) for feed in feeds]
+    found = [model.net(one(feed), training=False) for feed in feeds]
     count = max((len(np.asarray(inputs[n])) for n in names), default=1)
     entries = []
     for name, run in references(source).items():
@@ -249,7 +249,7 @@ def _computed(
 ) -> dict[str, Array]:
     whole = imported.net if net is None else net
     with deep():
-        part = keras().Model(list(whole.inputs), list(tensors.values()))
+        part = keras().Model(one(list(whole.inputs)), list(tensors.values()))
     feed = [_lay(inputs[s.name], imported.layouts.get(s.name)) for s in imported.inputs]
-    made = part(feed, training=False)
+    made = part(one(feed), training=False)
     return {n: np.asarray(a) for n, a in zip(tensors, made if isinstance(made, list | tuple) else [made], strict=True)}

@@ -609,3 +609,16 @@ def test_a_lambda_of_another_python_is_refused(assets: Path) -> None:
     path = assets / "models" / "portrait_segmentation" / "gpucom_model6.h5"
     refused(path, "lambda_1", error=UnsafeModelError)
     refused(path, allow_unsafe=True)
+
+
+def test_a_batch_that_is_fixed_is_freed_only_where_that_is_the_same_model(tmp_path: Path) -> None:
+    keras3 = keras()
+    x = keras3.Input(batch_shape=(1, 4, 6), name="x")
+    free = keras3.Model(x, keras3.layers.Dense(3)(keras3.layers.Flatten()(x)))
+    bound = keras3.Model(x, keras3.layers.Dense(3)(keras3.ops.reshape(x, (1, 24))))
+    for net, shape in ((free, None), (bound, 1)):
+        net.save(tmp_path / "m.keras")
+        loaded = models.load(tmp_path / "m.keras")
+        assert loaded.inputs[0].shape == (shape, 4, 6)
+        one = np.random.default_rng(0).normal(size=(1, 4, 6)).astype("float32")
+        np.testing.assert_allclose(np.asarray(loaded.net(one)), np.asarray(net(one)), 1e-5, 1e-6)
