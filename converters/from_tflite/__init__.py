@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...artifact import Array
+from ...artifact import Array, Artifact
 from ...errors import ModelError, UsageError
 from ...model import LoadOptions, Model, shapes_by_name
 from .. import _onnx, _tflite
@@ -34,11 +34,12 @@ def source(path: Path, options: LoadOptions) -> Source:
     if options.start or options.end:
         raise UsageError("--from and --to are for TensorFlow graphs, not for .tflite files", next="leave them out")
     model = _tflite.read(path)
-    names = {_tflite.text(model.subgraphs[0].tensors[i].name) for i in model.subgraphs[0].inputs if i >= 0}
+    main, ends = model.subgraphs[0], _declared(path, model.subgraphs[0])
+    names = {ends.get(i) or _tflite.text(main.tensors[i].name) for i in main.inputs if i >= 0}
     given = {n: parse_shape(n, spec)[0] for n, spec in shapes_by_name(options.inputs, sorted(names)).items()}
     if wrong := sorted(set(given) - names):
         raise UsageError(f"{path.name} has no input '{wrong[0]}'", next=f"its inputs are {', '.join(sorted(names))}")
-    graph, outputs = source_graph(model, path.name, given)
+    graph, outputs = source_graph(model, path.name, given, ends)
     proto = graph.emit.model(outputs)
     quantized = any(is_quantized(t) for part in model.subgraphs for t in part.tensors)  # a loop has its weights inside
     notes = list(graph.notes)
@@ -50,6 +51,16 @@ def source(path: Path, options: LoadOptions) -> Source:
         runner = _litert(path, graph, outputs, given, notes)
     _onnx.onnx().checker.check_model(proto)
     return Source(proto, "TFLite", runner, _version() if runner else "", ranges=dict(graph.ranges), notes=tuple(notes))
+
+
+def _declared(path: Path, graph: Any) -> dict[int, str]:
+    """By tensor, the names of inputs and outputs in the metadata of a file that edgedl wrote: those of its original."""
+    artifact = Artifact.load(path)
+    specs = () if artifact is None else (*artifact.inputs, *artifact.outputs)
+    known = {spec.inside: spec.name for spec in specs}
+    ends = {i: _tflite.text(graph.tensors[i].name) for i in (*graph.inputs, *graph.outputs) if i >= 0}
+    found = {i: str(known[name]) for i, name in ends.items() if known.get(name)}
+    return found if len(set(found.values())) == len(found) else {}
 
 
 def _version() -> str:

@@ -30,14 +30,17 @@ STORED = {3: np.uint8, 6: np.bool_, 10: np.float64, 12: np.uint64, 15: np.uint32
 class Graph:
     """One subgraph on its way to ONNX."""
 
-    def __init__(self, model: Any, graph: Any, name: str, depth: int = 0) -> None:
+    def __init__(
+        self, model: Any, graph: Any, name: str, depth: int = 0, ends: Mapping[int, str] | None = None
+    ) -> None:
         self.model, self.graph, self.name, self.depth = model, graph, name, depth
         self.emit = Emit(name)
         self.notes: list[str] = []
         self.ranges: dict[str, tuple[float, float]] = {}
         self.bound: dict[int, str] = {}
         self.kind = ""
-        self.wishes = _unique_names(graph.tensors)
+        self.walks = [0]  # subgraphs of loops that were gone through, in all that one graph leads to
+        self.wishes = _unique_names(graph.tensors, ends or {})  # ends: names of inputs and outputs
 
     def tensor(self, index: int) -> Any:
         """The TensorT of an index."""
@@ -143,11 +146,14 @@ def unsupported(name: str, problems: list[str]) -> ModelError:
     )
 
 
-def _unique_names(tensors: Sequence[Any]) -> list[str]:
-    """Names of the tensors: the file's own; a number behind those that are there twice or empty."""
-    seen: Counter[str] = Counter()
+def _unique_names(tensors: Sequence[Any], ends: Mapping[int, str]) -> list[str]:
+    """Names of the tensors: `ends`, else the file's own; a number behind those that are there twice or empty."""
+    seen: Counter[str] = Counter(ends.values())
     names = []
     for i, tensor in enumerate(tensors):
+        if i in ends:
+            names.append(ends[i])
+            continue
         name = _tflite.text(tensor.name) or f"tensor_{i}"
         seen[name] += 1
         names.append(name if seen[name] == 1 else f"{name};{i}")
@@ -269,10 +275,12 @@ def _atrous(model: Any, graph: Any, first: Any, conv: Any, last: Any) -> tuple[l
     return [int(b) for b in block], [whole[0], whole[2], whole[1], whole[3]]
 
 
-def source_graph(model: Any, name: str, sizes: Mapping[str, Sizes]) -> tuple[Graph, list[str]]:
-    """The main graph as ONNX, and its outputs; `sizes` replaces the shape of inputs. Raises ModelError."""
+def source_graph(
+    model: Any, name: str, sizes: Mapping[str, Sizes], ends: Mapping[int, str] | None = None
+) -> tuple[Graph, list[str]]:
+    """The main graph as ONNX, and its outputs; `sizes` replaces the shape of inputs, `ends` the names of tensors. Raises ModelError."""
     main = model.subgraphs[0]
-    graph = Graph(model, main, name)
+    graph = Graph(model, main, name, ends=ends)
     for index in main.inputs:
         if index in graph.bound or index < 0:
             raise ModelError(f"{name} is damaged: one of its inputs is there twice or nowhere", next=DAMAGED)

@@ -17,6 +17,7 @@ from .step import Step, Unsupported, op
 
 MAX_STEPS = 256  # of a loop that is unrolled
 MAX_NODES = 20_000  # that unrolled loops may make
+MAX_WALKS = 4096  # of subgraphs, in one file
 MAX_TIME = 1 << 16  # steps of a recurrent layer
 MAX_DEPTH = 4  # of loops in loops
 TOLERANCE = 1e-5
@@ -52,7 +53,10 @@ def _walked(s: Step, subgraph: Any, values: Sequence[str], emit: Emit) -> tuple[
     """(inputs, outputs) of a subgraph as values of `emit`, in which its operators are. Raises NotACell with what it lacks."""
     graph: Any = s.graph
     inner = type(graph)(graph.model, subgraph, graph.name, graph.depth + 1)
-    inner.emit, inner.notes = emit, graph.notes
+    inner.emit, inner.notes, inner.walks = emit, graph.notes, graph.walks
+    graph.walks[0] += 1
+    if graph.walks[0] > MAX_WALKS:
+        raise NotACell(f"has, with the loops beside and in it, more than {MAX_WALKS} steps")
     inner.bound = dict(zip(list(subgraph.inputs), values, strict=True))
     try:
         inner.run()

@@ -382,6 +382,87 @@ def test_unknown_operators_are_named_all_at_once(tmp_path: Path) -> None:
         assert word in caught.value.message
 
 
+def recurrent(folder: Path, *layers: Any, quantized: bool = False) -> Path:
+    """A .tflite of Keras 3 layers on [1, 6, 3], with random weights: its converter writes a WHILE for each."""
+    from edgedl.converters._frameworks import keras
+
+    rng, tf = np.random.default_rng(0), tensorflow()
+    model = keras().Sequential([keras().Input((6, 3), batch_size=1), *layers])
+    model.set_weights([rng.normal(0, 0.4, w.shape) for w in model.get_weights()])
+    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT] if quantized else []
+    with no_stderr():
+        (folder / "rnn.tflite").write_bytes(converter.convert())
+    return folder / "rnn.tflite"
+
+
+def test_loops_become_recurrent_layers(tmp_path: Path) -> None:
+    """Outputs and last states, stacked, backwards, in both directions; the result of all is LiteRT's."""
+    from edgedl.converters._frameworks import keras
+
+    L = keras().layers
+    for layers, kinds in (
+        ([L.LSTM(5, return_sequences=True), L.GRU(4, go_backwards=True)], ["GRU", "LSTM"]),
+        ([L.Bidirectional(L.GRU(4, reset_after=False, return_sequences=True)), L.SimpleRNN(3)], ["GRU", "GRU", "RNN"]),
+        ([L.LSTM(4, activation="relu")], ["LSTM"]),
+    ):
+        made = agrees(recurrent(tmp_path, *layers))
+        assert sorted(n.op_type for n in made.proto.graph.node if n.op_type in ("LSTM", "GRU", "RNN")) == kinds
+    loaded = load_tflite(tmp_path / "rnn.tflite")
+    assert "LSTM" in {type(layer).__name__ for layer in loaded.net.layers}
+
+
+def test_a_loop_with_quantized_weights(tmp_path: Path) -> None:
+    from edgedl.converters._frameworks import keras
+
+    made = source(recurrent(tmp_path, keras().layers.LSTM(64), quantized=True), LoadOptions())
+    assert made.reference is None
+    assert "quantized" in made.notes[0]
+    assert "LSTM" in {n.op_type for n in made.proto.graph.node}
+
+
+def test_other_loops_of_fixed_length_are_unrolled(tmp_path: Path) -> None:
+    from edgedl.converters._frameworks import keras
+
+    made = agrees(recurrent(tmp_path, keras().layers.GRU(4, activation="softsign", return_sequences=True)))
+    assert any("unrolled" in note and "another step" in note for note in made.notes)
+    assert not {"GRU", "Loop"} & {n.op_type for n in made.proto.graph.node}
+
+
+def test_loops_that_call_themselves_are_refused(tmp_path: Path) -> None:
+    from edgedl.converters._frameworks import keras
+
+    path = recurrent(tmp_path, keras().layers.SimpleRNN(2))
+    whole = path.read_bytes()
+
+    def changed(change: Callable[[Any, Any], None]) -> None:
+        model = _tflite.parse(whole, "m")
+        (op,) = [o for o in model.subgraphs[0].operators if _tflite.op_name(model, o) == "WHILE"]
+        change(model, op)
+        path.write_bytes(_tflite.pack(model))
+        with pytest.raises(ModelError):
+            source(path, LoadOptions())
+
+    def itself(model: Any, op: Any) -> None:
+        body = model.subgraphs[op.builtinOptions.bodySubgraphIndex]
+        again = type(op)()
+        again.opcodeIndex, again.builtinOptionsType = op.opcodeIndex, op.builtinOptionsType
+        again.builtinOptions, again.inputs, again.outputs = op.builtinOptions, body.inputs, body.outputs
+        body.operators = [again]
+
+    def forever(model: Any, op: Any) -> None:
+        body = model.subgraphs[op.builtinOptions.bodySubgraphIndex]
+        counters = [n for n, i in enumerate(body.inputs) if body.tensors[i].type == _tflite.INT32]
+        for n in counters:
+            body.outputs[n] = body.inputs[n]
+
+    changed(itself)
+    changed(forever)
+    for field in ("condSubgraphIndex", "bodySubgraphIndex"):
+        for index in (-1, 0, 77):
+            changed(lambda _, op, f=field, i=index: setattr(op.builtinOptions, f, i))
+
+
 def test_a_loop_that_is_no_recurrent_layer_is_refused(tmp_path: Path) -> None:
     tf = tensorflow()
 
