@@ -189,10 +189,13 @@ class Net:
 def _batched(spec: TensorSpec, prepare: Preprocessing, x: Array) -> tuple[Array, bool]:
     """`x` with a batch axis (and, for grey images given without it, a channel axis), and whether one sample came.
 
+    Where a file takes NCHW, images come as NHWC; arrays in the file's own shape are turned, unless they fit both ways.
     Raises DataError for a number of axes that can be neither.
     """
     rank = len(spec.shape)
     channel = 1 if prepare.layout == "NCHW" else -1
+    if channel == 1 and x.ndim >= rank - 1 and x.shape[-3:] == spec.shape[1:] and x.shape[-1] != spec.shape[1]:
+        x = np.moveaxis(x, -3, -1)
     if rank == 4 and spec.shape[channel] == 1 and x.ndim in (2, 3) and x.shape[-1] != 1:
         x = x[..., None]
     if x.ndim == rank:

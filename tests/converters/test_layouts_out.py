@@ -18,6 +18,7 @@ from edgedl.engine import describe
 from edgedl.layouts import NCHW, from_file, layouts_of, plain, to_file
 from edgedl.metrics import agreement
 from edgedl.model import Model, QuantizationPlan
+from edgedl.model import load as load_model
 from edgedl.preprocess import Preprocessing
 from edgedl.registry import find
 
@@ -171,3 +172,31 @@ def test_arrays_made_for_the_original_are_taken_too(given: str, tmp_path: Path) 
 
 def test_layouts_survive_as_json() -> None:
     assert plain(LAYOUTS) == {"image": [0, 2, 3, 1], "mask": [0, 2, 3, 1]}
+
+
+def test_a_tflite_comes_in_again_with_the_names_of_its_original(
+    imported: Callable[[str], tuple[Model, Dataset]], tmp_path: Path
+) -> None:
+    """The tensors inside are called otherwise; declared preprocessing and the user's options go by the names outside."""
+    model, dataset = imported("segmenter")
+    path = tmp_path / "m.tflite"
+    find("converter", "tflite")()(model, dataset, path)
+    assert describe(path).inputs[0].inside != "net/image:0"
+    again = load_model(path, form="keras")
+    assert [s.name for s in again.inputs] == ["net/image:0"]
+    assert [s.name for s in again.outputs] == [s.name for s in model.outputs]
+    assert max(e["max_relative"] for e in again.proof) <= 1e-5
+    told = steps.load_model(str(path), str(tmp_path), str(tmp_path), {"form": "keras"})
+    assert told["preprocessing"]["net/image:0"]["scale"] == 0.5
+
+
+def test_the_runtime_takes_images_and_arrays_in_the_file_s_own_shape(
+    imported: Callable[[str], tuple[Model, Dataset]], tmp_path: Path
+) -> None:
+    model, dataset = imported("classifier")
+    find("converter", "onnx")()(model, dataset, tmp_path / "m.onnx")
+    x = dataset.validation.x["net/image:0"][:4]
+    with runtime.load(tmp_path / "m.onnx") as net:
+        assert net.inputs[0].shape[1:] == (3, 8, 12)
+        assert_allclose(net.run(x.transpose(0, 3, 1, 2)), net.run(x), rtol=1e-6)
+        assert_allclose(net.run(x[0].transpose(2, 0, 1)), net.run(x[0]), rtol=1e-6)
