@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgedl import comparing
 from edgedl.errors import ModelError
 from edgedl.model import LoadOptions, load
 
@@ -118,6 +119,10 @@ def test_keras_1_with_theano(tmp_path: Path) -> None:
     y = F.batch_norm(y, t(mean), t(var), t(gamma), t(beta), eps=1e-3)
     agrees(path, x, F.softmax(y.flatten(1) @ t(w3) + t(b3), dim=1))
     assert "taken for Theano's" in source(path, LoadOptions()).notes[0]
+    load(path, LoadOptions()).net.save(tmp_path / "new.keras")
+    held = comparing.compare(str(tmp_path / "new.keras"), str(path), {"form": "keras"})
+    assert held["same"]
+    assert "onnxruntime" in held["outputs"][0]["against"]  # to its own graph, node by node
 
 
 def test_keras_2_with_theano_and_branches(tmp_path: Path) -> None:

@@ -22,14 +22,6 @@ from edgedl.converters.from_graphdef import load_checkpoint, load_graphdef, sour
 pytestmark = pytest.mark.filterwarnings("ignore")
 TOLERANCE = 1e-4  # of the largest value, over a whole sequence
 BOTH = pytest.mark.parametrize("functional", [False, True], ids=["v1", "v2"])
-CELLS = {
-    "LSTM": (lambda: cells().LSTMCell(4), {"LSTM"}),
-    "forget bias": (lambda: cells().BasicLSTMCell(4, forget_bias=0.5), {"LSTM"}),
-    "relu": (lambda: cells().LSTMCell(4, activation=tensorflow().nn.relu), {"LSTM"}),
-    "GRU": (lambda: cells().GRUCell(4), {"GRU"}),
-    "RNN": (lambda: cells().BasicRNNCell(4), {"SimpleRNN"}),
-    "stack": (lambda: cells().MultiRNNCell([cells().LSTMCell(5), cells().GRUCell(3)]), {"LSTM", "GRU"}),
-}
 
 
 def cells() -> Any:
@@ -85,10 +77,23 @@ def layers(loaded: Any) -> set[str]:
 
 
 @BOTH
-@pytest.mark.parametrize("name", CELLS)
-def test_cells(name: str, functional: bool, tmp_path: Path) -> None:
-    cell, kinds = CELLS[name]
-    assert layers(load_graphdef(frozen(tmp_path, dynamic(cell)))) == kinds
+def test_cells(functional: bool, tmp_path: Path) -> None:
+    """All in one graph: each cell a layer, also those on top of each other in one loop."""
+
+    def build(tf: Any) -> Any:
+        x = tf.placeholder(tf.float32, [None, 6, 3], "x")
+        made = [
+            cells().LSTMCell(4), cells().BasicLSTMCell(4, forget_bias=0.5), cells().LSTMCell(4, activation=tf.nn.relu),
+            cells().GRUCell(4), cells().BasicRNNCell(4),
+            cells().MultiRNNCell([cells().LSTMCell(5), cells().GRUCell(3)]),
+        ]  # fmt: skip
+        found = [tf.nn.dynamic_rnn(c, x, dtype=tf.float32, scope=f"rnn{i}") for i, c in enumerate(made)]
+        return [tf.concat([y for y, _ in found], -1), tf.concat(tensorflow().nest.flatten([s for _, s in found]), -1)]
+
+    loaded = load_graphdef(frozen(tmp_path, build))
+    assert layers(loaded) == {"LSTM", "GRU", "SimpleRNN"}
+    kinds = [type(layer).__name__ for layer in loaded.net.layers]
+    assert [kinds.count(k) for k in ("LSTM", "GRU", "SimpleRNN")] == [4, 2, 1]
 
 
 @BOTH
