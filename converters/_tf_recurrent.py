@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -96,11 +97,13 @@ def take_out(graph: Any, inputs: Sequence[str], outputs: Sequence[str]) -> Taken
     except NotACell as why:
         taken.reasons["the graph"] = str(why)
         return taken
-    for loop in outer.loops():
+    for name, loop in outer.loops():
         try:
-            taken.layers.append(_recognised(outer, loop))
+            taken.layers.append(_recognised(outer, loop()))
         except NotACell as why:
-            taken.reasons[loop.name] = str(why)
+            taken.reasons[name] = str(why)
+        except (*FAILURES, LookupError, StopIteration) as error:
+            taken.reasons[name] = f"does not fit together ({reason(error)})"
     _cut(taken, outer)
     return taken
 
@@ -240,11 +243,12 @@ class _Outer:
             return axis if lengths and set(lengths) == {steps} else None
         return None
 
-    def loops(self) -> list[Loop]:
-        """All loops that the outputs need."""
+    def loops(self) -> list[tuple[str, Callable[[], Loop]]]:
+        """All loops that the outputs need, by name; each is read when it is called."""
         frames = sorted({_frame(n) for n in self.graph_def.node if n.op == "Enter" and n.name in self.needed})
         functions = [n for n in self.graph_def.node if n.op in WHILES and n.name in self.needed]
-        return [self._of_frame(f) for f in frames[:MAX_LOOPS]] + [self._of_function(n) for n in functions[:MAX_LOOPS]]
+        found: list[tuple[str, Callable[[], Loop]]] = [(f, partial(self._of_frame, f)) for f in frames]
+        return (found + [(n.name, partial(self._of_function, n)) for n in functions])[:MAX_LOOPS]
 
     def _of_frame(self, frame: str) -> Loop:
         """A loop of TensorFlow 1: Enter, Merge, Switch, NextIteration, Exit of one frame."""
