@@ -91,6 +91,8 @@ def read(path: Path) -> Any:
     with _soundness(path):
         model, _ = _parsed(path)
         o.checker.check_model(model)
+        for tensor in tensors(model.graph):
+            array(tensor)  # raises where its declared size is not that of its data
         return o.inliner.inline_local_functions(model) if model.functions else model
 
 

@@ -15,7 +15,7 @@ from .builder import Builder
 from .fold import folded
 from .graph import Graph, reads
 from .layout import Dims, Factor, NotFree, flat, new_dim, shape
-from .node import Node, Unsupported
+from .node import MISFITS, Node, Unsupported
 from .ops import table
 from .value import Value
 
@@ -163,7 +163,7 @@ def _walk(builder: Builder, graph: Graph, values: dict[str, Value]) -> None:
             made = step(builder, node, [values[n] if n else None for n in node.proto.input], known)
         except Unsupported as error:
             problems.append(_told(node, f"has {error}"))
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError, ZeroDivisionError, OverflowError) as error:
+        except MISFITS as error:
             problems.append(_told(node, f"does not fit together: {_onnx.last_line(error)}"))
         else:
             values.update({n: v for n, v in zip(node.outputs, made, strict=False) if n})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from ...artifact import Array
 from .._frameworks import keras
 from .elementwise import broadcast
-from .layout import Dims, flat, new_dim, size
+from .layout import Dims, NotFree, flat, new_dim, size
 from .node import Node
 from .value import Value, of_tensor
 
@@ -124,6 +124,13 @@ def uniform(value: Value, free: Sequence[int]) -> Array:
     return one
 
 
+def refuse_mixing(builder: Builder, x: Value, axes: Iterable[int]) -> None:
+    """Raises NotFree where ONNX's dimensions `axes`, about to become one number, hold a batch that was 1 in the file:
+    what looks at all members at once may do so only for inputs that no proof has seen, such as loud ones."""
+    if builder.freed and any(f.free for a in axes for f in x.dims[a]):
+        raise NotFree
+
+
 def _of_constant(tensor: Any, shape: Sequence[int]) -> Value:
     dims = tuple(new_dim(n) for n in shape)
     return Value(dims, dims, tensor, None, tensor.dtype)
@@ -134,4 +141,4 @@ def elements(value: Value) -> float:
     return float(np.prod([f.size * (1e9 if f.free else 1) for f in flat(value.dims)] or [1]))
 
 
-__all__ = ["Builder", "elements", "size", "uniform"]
+__all__ = ["Builder", "elements", "refuse_mixing", "size", "uniform"]

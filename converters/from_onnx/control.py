@@ -15,7 +15,7 @@ from .._frameworks import keras
 from .builder import Builder
 from .graph import single
 from .layout import NotFree
-from .node import Node, Unsupported, axis_of
+from .node import MISFITS, Node, Unsupported, axis_of
 from .value import Value
 
 MAX_STEPS = 256  # of a loop that is unrolled
@@ -95,7 +95,7 @@ def _walk(b: Builder, body: Body, scope: ChainMap[str, Value]) -> None:
                 continue
         except Unsupported as error:
             problems.append(f"node '{node.name}' ({node.op}) with {error}")
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError, ZeroDivisionError, OverflowError) as error:
+        except MISFITS as error:
             problems.append(f"node '{node.name}' ({node.op}), which does not fit together: {_onnx.last_line(error)}")
         lost.update(n for n in node.outputs if n)
     if problems:

@@ -168,7 +168,9 @@ def _laid(v: Value, told: tuple[Dims, dict[Factor, Factor]], axes: Dims) -> Any:
 def _constant(builder: Builder, v: Value, dims: Dims, axes: Dims) -> Any:
     """A constant in the layout of the result: a number, a short array, or the tensor of a new weight."""
     array = arranged(collapsed(v), dims, axes)
-    return array.item() if array.size == 1 else builder.weight(array)
+    if array.size == 1:  # a whole number keeps its type, which Keras would take for int32
+        return array.reshape(()) if array.dtype.kind in "iu" else array.item()
+    return builder.weight(array)
 
 
 def collapsed(v: Value) -> Array:

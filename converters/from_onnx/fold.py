@@ -75,6 +75,8 @@ def evaluated(node: Node, arrays: Sequence[Array | None]) -> list[Array]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             made = _evaluator()(model).run(None, feed)
+    except MemoryError as error:
+        raise Unsupported("constants that do not fit into memory") from error
     except REFUSED:
         made = _by_onnxruntime(model, feed)
     found = iter(made)

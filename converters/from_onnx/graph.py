@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from .. import _onnx
 from .node import Node
 
 MAX_NODES = 200_000
+MAX_ENTRIES = 1 << 26  # of an input
 SMALL = ("complex", "float8", "float4", "int4", "uint4", "int2", "uint2")  # types of tensors that Keras has not
 REALS = ("float16", "bfloat16", "float64")
 CHANNELS = frozenset(  # operators whose first input has its channels second
@@ -311,6 +313,11 @@ def _input(info: Any, nodes: Sequence[Any], options: LoadOptions, what: str, bat
         raise UsageError(
             f"the input '{name}' of {what} has sizes that are open: {'x'.join(str(n or d) for n, d in zip(shape, names, strict=False))}",
             next=f"fix them, for example with --input {name}={example}",
+        )
+    count = math.prod(n or 1 for n in shape)
+    if count > MAX_ENTRIES:
+        raise ModelError(
+            f"the input '{name}' of {what} has {count:,} entries", next=f"edgedl reads inputs of up to {MAX_ENTRIES:,}"
         )
     return Input(
         name, tuple(shape), "float32" if dtype in REALS else dtype, at == 0 and channels_first(name, nodes), at

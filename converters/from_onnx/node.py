@@ -11,6 +11,11 @@ from ...artifact import Array
 from ...errors import ModelError
 from .. import _onnx
 
+MISFITS = (  # what numpy, onnx and Keras raise for operands that do not fit together, or into memory
+    *(ValueError, TypeError, KeyError, IndexError),
+    *(AttributeError, ZeroDivisionError, OverflowError, MemoryError),
+)
+
 
 class Unsupported(Exception):
     """What of a node cannot be built; collected, and reported with all the others."""

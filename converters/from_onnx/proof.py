@@ -13,7 +13,7 @@ from ...artifact import Array
 from ...errors import ModelError
 from ...model import Model
 from .. import _onnx
-from .._frameworks import deep, keras
+from .._frameworks import deep, keras, tensorflow
 from .._source import Runner, Source
 from .build import Imported, one
 from .graph import Graph
@@ -37,6 +37,23 @@ def generated(graph: Graph, count: int, seed: int = 0) -> dict[str, Array]:
         else:
             out[i.name] = rng.normal(0, 1, shape).astype(np.float32)
     return out
+
+
+def telling(source: Source, graph: Graph, count: int) -> tuple[dict[str, Array], bool]:
+    """Generated inputs of which the original makes numbers, and whether it does: where a logarithm or a root makes NaN
+    of reals around 0, which would be the same as any other NaN, the reals are brought between 0 and 1."""
+    plain = generated(graph, count)
+    runner = next(iter(references(source).values()))
+    for inputs in (plain, {k: _unit(a) if a.dtype.kind == "f" else a for k, a in plain.items()}):
+        made = [np.asarray(a) for part in members(graph, inputs) for a in runner(part).values()]
+        if not any(np.isnan(a).any() for a in made if a.dtype.kind == "f"):
+            return inputs, True
+    return plain, False
+
+
+def _unit(array: Array) -> Array:
+    found: Array = np.abs(array) / (1 + np.abs(array))
+    return found
 
 
 def run_onnx(proto: Any, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -64,11 +81,22 @@ def run_keras(imported: Imported, inputs: Mapping[str, Array], net: Any = None) 
     """What the rebuilt model (or `net`, of the same inputs) computes, in the original's layout."""
     whole = imported.net if net is None else net
     feed = [_lay(inputs[s.name], imported.layouts.get(s.name)) for s in imported.inputs]
-    found = whole(one(feed), training=False)
+    found = called(whole, feed)
     flat = list(found) if isinstance(found, list | tuple) else [found]
     return {
         s.name: _back(np.asarray(a), imported.layouts.get(s.name)) for s, a in zip(imported.outputs, flat, strict=True)
     }
+
+
+def called(net: Any, feed: list[Array]) -> Any:
+    """What a network makes of its inputs. Raises ModelError where it cannot take them."""
+    try:
+        return net(one(feed), training=False)
+    except (tensorflow().errors.OpError, ValueError, TypeError) as error:
+        raise ModelError(
+            f"the rebuilt network cannot take inputs of {[list(a.shape) for a in feed]}: {_onnx.last_line(error)}",
+            next="please report the model; --to TENSOR takes the part before what cannot be computed",
+        ) from error
 
 
 def members(graph: Graph, inputs: Mapping[str, Array]) -> list[dict[str, Array]]:
@@ -146,7 +174,7 @@ def on_data(source: Source, graph: Graph, model: Model, inputs: Mapping[str, Arr
     dtypes = {i.name: i.dtype for i in graph.inputs}
     parts = members(graph, {n: a.astype(dtypes[n]) for n, a in before.items()})
     feeds = [[_lay(p[n], model.layouts.get(n)) for n in names] for p in parts]
-    found = [model.net(one(feed), training=False) for feed in feeds]
+    found = [called(model.net, feed) for feed in feeds]
     count = max((len(np.asarray(inputs[n])) for n in names), default=1)
     entries = []
     for name, run in references(source).items():
@@ -251,5 +279,5 @@ def _computed(
     with deep():
         part = keras().Model(one(list(whole.inputs)), list(tensors.values()))
     feed = [_lay(inputs[s.name], imported.layouts.get(s.name)) for s in imported.inputs]
-    made = part(one(feed), training=False)
+    made = called(part, feed)
     return {n: np.asarray(a) for n, a in zip(tensors, made if isinstance(made, list | tuple) else [made], strict=True)}

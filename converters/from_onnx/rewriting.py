@@ -13,6 +13,7 @@ from ...artifact import Array
 from .. import _onnx
 from .graph import reads
 
+STANDARD = ("", "ai.onnx")  # the domain of ONNX's own operators
 COMMUTES = frozenset({"Add", "Mul", "Max", "Min"})
 CLOSE = 1e-3  # of a constant: exporters write 1 / sqrt(2) with few digits
 BROADCASTS = ("Expand", "Reshape", "Unsqueeze")  # what stands between a reduction without keepdims and its reader
@@ -91,18 +92,24 @@ class Rewriter:
     def constant(self, name: str) -> Array | None:
         """The value of a name, where that is a constant."""
         if name not in self.arrays:
-            self.arrays[name] = self._constant(name)
+            self.arrays[name] = self._constant(self._through(name))
         return self.arrays[name]
+
+    def _through(self, name: str) -> str:
+        """The name that a chain of Identity nodes hands on."""
+        seen = {name}
+        while (node := self.makers.get(name)) is not None and node.op_type == "Identity" and node.domain in STANDARD:
+            name = node.input[0]
+            if name in seen:
+                break
+            seen.add(name)
+        return name
 
     def _constant(self, name: str) -> Array | None:
         if name in self.initializers:
             return _onnx.array(self.initializers[name])
         node = self.makers.get(name)
-        if node is None or node.domain not in ("", "ai.onnx"):
-            return None
-        if node.op_type == "Identity":
-            return self.constant(node.input[0])
-        if node.op_type != "Constant":
+        if node is None or node.domain not in STANDARD or node.op_type != "Constant":
             return None
         values = {a.name: _onnx.onnx().helper.get_attribute_value(a) for a in node.attribute}
         if "value" in values:
@@ -223,7 +230,7 @@ def matches(g: Rewriter, name: str, pattern: Any, so_far: Match) -> Iterator[Mat
 def _node(g: Rewriter, name: str, pattern: tuple[Any, ...], so_far: Match) -> Iterator[Match]:
     op, *arguments = pattern
     node = g.makers.get(name)
-    if node is None or node.op_type != op or node.domain not in ("", "ai.onnx") or node.output[0] != name:
+    if node is None or node.op_type != op or node.domain not in STANDARD or node.output[0] != name:
         return
     if op == "Clip" and len(arguments) == 2 and len(node.input) > 2 and node.input[2]:
         return

@@ -8,7 +8,7 @@ import numpy as np
 
 from ....artifact import Array
 from ..._frameworks import keras
-from ..builder import Builder
+from ..builder import Builder, refuse_mixing
 from ..layout import Dim, Dims, flat, new_dim, size
 from ..node import Node, Unsupported
 from ..value import Value, of_tensor
@@ -93,9 +93,10 @@ def transposed(x: Value) -> Value:
 
 @op("MatMul")
 def matmul(b: Builder, node: Node, x: Value, y: Value) -> Value:
-    if y.is_constant and y.rank == 2 and not x.is_constant:
+    layer = y.is_constant and not x.is_constant and x.dtype.startswith("float")
+    if layer and y.rank == 2:
         return dense(b, x, y.array)
-    if y.is_constant and y.rank == 1 and not x.is_constant:
+    if layer and y.rank == 1:
         out = dense(b, x, y.array[:, None])
         return out.with_axes(out.dims[:-1], out.axes, out.tensor)
     return product(b, b.materialized(x), b.materialized(y))
@@ -105,6 +106,7 @@ def product(b: Builder, x: Value, y: Value) -> Value:
     """x @ y as numpy does, of two computed values."""
     if x.rank == 0 or y.rank == 0:
         raise Unsupported("a product with a scalar")
+    refuse_mixing(b, x, [x.rank - 1])
     left = x if x.rank > 1 else x.with_axes(((), x.dims[0]), x.axes, x.tensor)
     right = y if y.rank > 1 else y.with_axes((y.dims[0], ()), y.axes, y.tensor)
     out = b.named(keras().ops.matmul(left.canonical(), right.canonical()))
@@ -135,6 +137,10 @@ def _batched(x: Value, y: Value, out: Any) -> Value:
 @op("Einsum")
 def einsum(b: Builder, node: Node, *inputs: Value) -> Value:
     equation = node.text("equation").replace(" ", "")
+    left, arrow, right = equation.partition("->")
+    for term, v in zip(left.split(","), inputs, strict=True):
+        if arrow and "." not in equation:
+            refuse_mixing(b, v, [i for i, label in enumerate(term) if label not in right])
     tensors = [b.tensor(v) for v in inputs]
     return of_tensor(b.named(keras().ops.einsum(equation, *tensors)))
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..._frameworks import keras
-from ..builder import Builder
+from ..builder import Builder, refuse_mixing
 from ..layout import flat
 from ..node import Node, Unsupported, axis_of
 from ..value import Value
@@ -119,14 +119,12 @@ def power(b: Builder, node: Node, x: Value, y: Value) -> Value:
 def mod(b: Builder, node: Node, x: Value, y: Value) -> Value:
     ops = keras().ops
     if node.integer("fmod"):
+        if x.dtype.startswith("uint"):  # without signs both kinds are one
+            return b.elementwise(lambda left, right: ops.cast(ops.mod(left, right), x.dtype), x, y)
 
-        def apply(left: Any, right: Any) -> Any:
-            quotient = (
-                ops.divide(left, right)
-                if x.dtype.startswith("float")
-                else ops.divide(ops.cast(left, "float64"), ops.cast(right, "float64"))
-            )
-            return ops.cast(ops.subtract(left, ops.multiply(ops.cast(ops.trunc(quotient), x.dtype), right)), x.dtype)
+        def apply(left: Any, right: Any) -> Any:  # of the magnitudes, which is exact; with the dividend's sign
+            rest = ops.mod(ops.abs(left), ops.abs(right))
+            return ops.cast(ops.where(ops.less(left, 0), ops.negative(rest), rest), x.dtype)
 
         return b.elementwise(apply, x, y)
     return b.elementwise(lambda left, right: ops.cast(ops.mod(left, right), x.dtype), x, y)
@@ -156,7 +154,7 @@ def mean(b: Builder, node: Node, *values: Value) -> Value:
 @op("PRelu")
 def prelu(b: Builder, node: Node, x: Value, slope: Value) -> Value:
     ops = keras().ops
-    if slope.is_constant and x.rank >= 2:
+    if slope.is_constant and x.rank >= 2 and x.dtype.startswith("float"):
         shape = (1,) * (x.rank - slope.rank) + slope.array.shape
         value, axis = x.apart(1)
         per_channel = all(n == 1 for i, n in enumerate(shape) if i != 1)
@@ -222,22 +220,20 @@ def clip(b: Builder, node: Node, x: Value, low: Value | None = None, high: Value
     if any(isinstance(v, Value) and not v.is_constant for v in bounds):
         out = x if bounds[0] == -math.inf else b.elementwise(ops.maximum, x, _value(bounds[0], x))
         return out if bounds[1] == math.inf else b.elementwise(ops.minimum, out, _value(bounds[1], x))
-    least, most = (float(v.array.reshape(-1)[0]) if isinstance(v, Value) else v for v in bounds)
+    least, most = (v.array.reshape(-1)[0].item() if isinstance(v, Value) else v for v in bounds)
     if x.dtype.startswith("float"):
         least, most = (v if abs(v) < 3.4e38 else math.copysign(math.inf, v) for v in (least, most))
         if least == 0.0 and most > 0:
             return x.like(b.layer("ReLU", x.tensor, max_value=None if most == math.inf else most), positive=True)
     if least == -math.inf and most == math.inf:
         return x
-    number = float if x.dtype.startswith("float") else int
+    number = float if x.dtype.startswith("float") else lambda v: np.asarray(v, x.dtype)
     if most == math.inf:
         return b.unary(lambda t: ops.maximum(t, number(least)), x, positive=least >= 0)
     if least == -math.inf:
         return b.unary(lambda t: ops.minimum(t, number(most)), x)
     if not x.dtype.startswith("float"):
-        info = np.iinfo(x.dtype)
-        least, most = max(least, info.min), min(most, info.max)
-        return b.unary(lambda t: ops.minimum(ops.maximum(t, int(least)), int(most)), x)
+        return b.unary(lambda t: ops.minimum(ops.maximum(t, number(least)), number(most)), x)
     if least > most:
         return b.unary(lambda t: ops.minimum(ops.maximum(t, least), most), x)
     return b.unary(lambda t: ops.clip(t, least, most), x, positive=least >= 0)
@@ -386,6 +382,7 @@ def _softmax_like(b: Builder, node: Node, x: Value, build: Callable[[Any, int], 
         return _softmax_of_rows(b, x, axis, build)
     if x.rank == 0:
         raise Unsupported("a scalar input")
+    refuse_mixing(b, x, [axis])
     value, at = x.apart(axis)
     if len(value.axes) > 5:  # more than TensorFlow's kernels take
         rows = (flat((*value.axes[:at], *value.axes[at + 1 :])), value.axes[at])
@@ -396,6 +393,7 @@ def _softmax_like(b: Builder, node: Node, x: Value, build: Callable[[Any, int], 
 
 def _softmax_of_rows(b: Builder, x: Value, axis: int, build: Callable[[Any, int], Any]) -> Value:
     """Before opset 13, everything from `axis` on was one row."""
+    refuse_mixing(b, x, range(axis, x.rank))
     rows = (flat(x.dims[:axis]), flat(x.dims[axis:]))
     out = build(x.lay(rows), 1)
     return Value(x.dims, rows, out, None, out.dtype)

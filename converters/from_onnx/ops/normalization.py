@@ -8,7 +8,7 @@ import numpy as np
 
 from ....artifact import Array
 from ..._frameworks import keras
-from ..builder import Builder
+from ..builder import Builder, refuse_mixing
 from ..layout import flat
 from ..node import Node, Unsupported, axis_of
 from ..value import Value
@@ -109,6 +109,7 @@ def group_normalization(b: Builder, node: Node, x: Value, scale: Value, bias: Va
 def rms_normalization(b: Builder, node: Node, x: Value, scale: Value) -> Value:
     ops = keras().ops
     axes = list(range(axis_of(node.integer("axis", -1), x.rank), x.rank))
+    refuse_mixing(b, x, axes)
     tensor = x.canonical()
     power = ops.mean(ops.square(tensor), axis=axes, keepdims=True)
     found = of_like(x, ops.multiply(tensor, ops.rsqrt(ops.add(power, node.real("epsilon", 1e-5)))))
@@ -135,6 +136,7 @@ def lrn(b: Builder, node: Node, x: Value) -> Value:
 @op("LpNormalization")
 def lp_normalization(b: Builder, node: Node, x: Value) -> Value:
     ops = keras().ops
+    refuse_mixing(b, x, [axis_of(node.integer("axis", -1), x.rank)])
     value, axis = x.apart(axis_of(node.integer("axis", -1), x.rank))
     p = node.integer("p", 2)
     total = ops.sum(ops.abs(value.tensor) if p == 1 else ops.square(value.tensor), axis=axis, keepdims=True)

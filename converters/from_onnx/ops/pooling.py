@@ -70,7 +70,8 @@ def _under(b: Builder, x: Value, kernel: Sequence[int], reach: Pads) -> Any:
         return tensor
     if x.positive:
         return padded(b, tensor, reach)
-    if all(2 * max(pair) <= k for pair, k in zip(reach, kernel, strict=True)):
+    lengths = tensor.shape[1:-1]
+    if all(2 * max(p) <= k and max(p) <= (n or 1) for p, k, n in zip(reach, kernel, lengths, strict=True)):
         # mirrored entries lie in the same window anyway, and keep a quantizer's range as it is
         mirrored = [(0, 0), *reach, (0, 0)]
         return b.named(keras().ops.pad(tensor, mirrored, mode="symmetric"))

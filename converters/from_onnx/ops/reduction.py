@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..._frameworks import keras
-from ..builder import Builder
+from ..builder import Builder, refuse_mixing
 from ..node import Node, Unsupported, axis_of
 from ..value import Value
 from . import op
@@ -22,6 +22,7 @@ def axes_of(node: Node, x: Value, axes: Value | None) -> list[int] | None:
 
 def reduced(b: Builder, node: Node, x: Value, axes: list[int], reduce: Callable[..., Any]) -> Value:
     """`reduce(tensor, axis=..., keepdims=...)` over ONNX's dimensions, in the layout that the value has."""
+    refuse_mixing(b, x, axes)
     keep = bool(node.integer("keepdims", 1))
     value = x
     for a in axes:
@@ -62,8 +63,13 @@ def _reduction(name: str, build: Callable[..., Any], positive: bool = False) -> 
         if name in ("ReduceMax", "ReduceMin") and any(x.shape[a] == 0 for a in over):
             raise Unsupported("the largest or smallest of nothing")
         out = reduced(b, node, x, over, build)
-        out.positive = positive or x.positive
+        out.positive = positive or (x.positive and name != "ReduceLogSum")
         return out
+
+
+def _mean(t: Any, **k: Any) -> Any:
+    mean = keras().ops.mean(t, **k)
+    return mean if t.dtype.startswith("float") else keras().ops.cast(keras().ops.trunc(mean), t.dtype)
 
 
 def _sum(t: Any, **k: Any) -> Any:
@@ -97,7 +103,7 @@ def _bool_or(function: str, logical: str) -> Callable[..., Any]:
     return reduce
 
 
-_reduction("ReduceMean", lambda t, **k: keras().ops.mean(t, **k))
+_reduction("ReduceMean", _mean)
 _reduction("ReduceSum", _sum)
 _reduction("ReduceMax", _bool_or("max", "any"))
 _reduction("ReduceMin", _bool_or("min", "all"))
@@ -114,6 +120,7 @@ def _arg(name: str, function: str) -> None:
     def build(b: Builder, node: Node, x: Value) -> Value:
         ops = keras().ops
         axis = axis_of(node.integer("axis"), x.rank)
+        refuse_mixing(b, x, [axis])
         value, at = x.apart(axis)
         tensor = value.tensor
         last = bool(node.integer("select_last_index"))

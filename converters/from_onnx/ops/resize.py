@@ -266,7 +266,7 @@ def resize(b: Builder, node: Node, x: Value, *given: Value | None) -> Value:
             if s != 1.0:
                 raise Unsupported("resizing along the batch")
             continue
-        if m < 1:
+        if not 1 <= m <= MAX_MATRIX:
             raise Unsupported(f"a size of {m}")
         part = (0.0, 1.0) if region is None else (float(region[0, i]), float(region[1, i]))
         if n == m and s == 1.0 and part == (0.0, 1.0):

@@ -245,3 +245,36 @@ def test_a_state_whose_batch_is_not_its_first_axis_is_freed(tmp_path: Path) -> N
     assert [s.shape for s in model.inputs] == [(None, 4), (None, 2, 4)]
     assert [s.shape for s in model.outputs] == [(None, 4), (None, 2, 4)]
     assert model.layouts == {"h": (1, 0, 2), "z": (1, 0, 2)}
+
+
+def test_weights_of_another_size_than_they_say_are_refused(tmp_path: Path) -> None:
+    path = save(
+        tmp_path / "m.onnx", [helper.make_node("Mul", ["x", "w"], ["a"]), helper.make_node("Erf", ["a"], ["y"])],
+        weights=[("w", np.ones(4, np.float32))],
+    )  # fmt: skip
+    model = onnx.load(path)
+    model.graph.initializer[0].dims[0] = 1
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError):
+        rebuilt(path)
+
+
+def test_sizes_that_no_memory_holds_are_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "m.onnx", [helper.make_node("Relu", ["x"], ["y"])], inputs=[("x", ["N", 2**33])])
+    with pytest.raises(ModelError, match="entries"):
+        rebuilt(path)
+    scales = [("s", np.array([1, 1, 1, 1e9], np.float32))]
+    path = save(
+        tmp_path / "m.onnx", [helper.make_node("Resize", ["x", "", "s"], ["y"])], inputs=[("x", ["N", 1, 2, 2])],
+        outputs=[("y", ["N", 1, 2, "W"])], weights=scales,
+    )  # fmt: skip
+    with pytest.raises(ModelError, match="a size of"):
+        rebuilt(path)
+
+
+def test_a_long_chain_of_names_is_followed(tmp_path: Path) -> None:
+    chain = [helper.make_node("Identity", [f"w{i}"], [f"w{i + 1}"]) for i in range(2000)]
+    nodes = [*chain, helper.make_node("Div", ["x", "w2000"], ["a"]), helper.make_node("Erf", ["a"], ["b"])]
+    nodes += [helper.make_node("Add", ["b", "w2000"], ["c"]), helper.make_node("Mul", ["x", "c"], ["y"])]
+    model = rebuilt(save(tmp_path / "m.onnx", nodes, weights=[("w0", np.array(1, np.float32))]))
+    assert len(model.net.operations) < 10
