@@ -26,12 +26,20 @@ AGAIN = "copy or download the model again"
 MAX_BYTES = 4 << 30  # of a file, unpacked
 MAX_MEMBERS = 20_000
 MAX_JSON = 256 << 20
+MAX_HEADER = 100 << 20  # of a .safetensors file: the limit of its own reader
 MAX_DEPTH = 64
 PYTHON = ("getitem", "add", "sub", "mul", "floordiv", "truediv", "mod", "pow", "neg", "eq", "ne", "lt", "le", "gt", "ge", "and_", "or_", "not_")  # fmt: skip
+FILES = (
+    r"(?:from_file|save|dist_backward|rpc_async|rpc_sync|rpc_remote|PythonOp|IgnoredPythonOp)\b"  # and other machines
+)
 TARGET = re.compile(
-    r"torch\.ops\.(aten|prims?|higher_order|quantized_decomposed|torchvision|profiler)\.\w+(\.\w+)?"
+    rf"torch\.ops\.(aten|prims?|higher_order|quantized_decomposed|torchvision|profiler)\.(?!{FILES})\w+(\.\w+)?"
     rf"|_operator\.({'|'.join(PYTHON)})|math\.(ceil|floor|trunc|sqrt|pow)|torch\.sym_\w+"
 )
+SCRIPT_OPS = ("aten", "prim", "prims", "quantized", "_quantized", "torchvision", "mkldnn", "mkldnn_prepacked", "onednn", "prepacked", "sparse", "profiler")  # fmt: skip
+GAP = r"(?:[\s\\]|#[^\n]*)*"  # between two words of TorchScript
+SCRIPT_FILE = re.compile(rf"\.{GAP}({FILES})")
+SCRIPT_SPACE = re.compile(rf"(?<![\w.])ops{GAP}\.{GAP}(\w+)")
 NAMES = frozenset(("Max", "Min", "Mod", "PythonMod", "FloorDiv", "CeilDiv", "CeilToInt", "FloorToInt", "TruncToInt", "CleanDiv", "IntTrueDiv", "FloatTrueDiv", "ToFloat", "PowByNatural", "Eq", "Ne", "Gt", "Ge", "Lt", "Le", "And", "Or", "Not", "True", "False", "Abs", "ceiling", "floor", "Identity", "Where", "int_oo", "oo", "Symbol", "Mul", "Add", "Pow", "Rational", "Float", "precision", "Integer", "positive", "integer", "nonnegative", "zero", "nonzero"))  # fmt: skip
 TREES = ("builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict", "collections.namedtuple", "torch.Size", "torch.fx.immutable_collections.immutable_list", "torch.fx.immutable_collections.immutable_dict", "null")  # fmt: skip
 READ_ERRORS = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, OSError, AssertionError, MemoryError, OverflowError, ImportError, zipfile.BadZipFile, pickle.UnpicklingError)  # fmt: skip
@@ -42,7 +50,11 @@ def form_of(path: Path) -> str:
     """ "pt2", "torchscript", "safetensors" or "pickle" (whatever torch.save wrote). Raises ModelError."""
     if path.stat().st_size > MAX_BYTES:
         raise ModelError(f"{path} is larger than {MAX_BYTES:,} bytes", next="save only the weights of the model")
-    if not zipfile.is_zipfile(path):
+    try:
+        is_zip = zipfile.is_zipfile(path)
+    except zipfile.BadZipFile as error:
+        raise ModelError(f"{path} is a damaged zip ({error})", next=AGAIN) from error
+    if not is_zip:
         with path.open("rb") as file:
             return "safetensors" if file.read(9)[8:] == b"{" else "pickle"
     names = {name.partition("/")[2] or name for name in _members(path)}
@@ -104,12 +116,40 @@ def _damaged(path: Path, error: BaseException) -> ModelError:
     return ModelError(f"{path.name} is not a sound PyTorch file: {line[:200]}", next=AGAIN)
 
 
-def load_script(path: Path) -> Any:
-    """A TorchScript module, which runs in torch's interpreter and calls no Python. Raises ModelError."""
+def load_script(path: Path, *, allow_unsafe: bool) -> Any:
+    """A TorchScript module, which runs in torch's interpreter and calls no Python.
+
+    That interpreter writes files, though: `torch.save` and `torch.from_file(..., shared=True)` are operators of it.
+    Raises UnsafeModelError (it asks for them, or for operators of unknown libraries), ModelError (damaged).
+    """
     try:
-        return torch().jit.load(str(path), map_location="cpu")
+        file = path.read_bytes() if allow_unsafe else _vetted_script(path)
+        return torch().jit.load(io.BytesIO(file), map_location="cpu")
     except READ_ERRORS as error:
         raise _damaged(path, error) from error
+
+
+def _vetted_script(path: Path) -> bytes:
+    """The archive as Python's zipfile reads it, whose code was looked through. Raises UnsafeModelError, ModelError."""
+    names = [name.lower() for name in _members(path)]  # torch finds them so
+    if len(set(names)) != len(names):
+        raise ModelError(f"{path.name} holds two files of the same name", next=AGAIN)
+    copy = io.BytesIO()
+    with zipfile.ZipFile(path) as file, zipfile.ZipFile(copy, "w", zipfile.ZIP_STORED) as clean:
+        for info in file.infolist():
+            data = file.read(info)
+            if info.filename.lower().endswith(".py"):
+                _check_script(path, data.decode("utf-8", "replace"))
+            clean.writestr(info.filename, data)
+    return copy.getvalue()
+
+
+def _check_script(path: Path, code: str) -> None:
+    for found in SCRIPT_FILE.finditer(code):
+        raise _unsafe(path, f"the operator {found[1]}")
+    for space in SCRIPT_SPACE.findall(code):
+        if space not in SCRIPT_OPS:
+            raise _unsafe(path, f"the operators of the library {space[:80]}")
 
 
 def load_program(path: Path, *, allow_unsafe: bool) -> Any:
@@ -176,7 +216,9 @@ def _dicts(path: Path, value: Any, depth: int = 0) -> Iterator[dict[str, Any]]:
 
 
 def _check(path: Path, item: dict[str, Any]) -> None:
-    target, expression = item.get("target"), item.get("expr_str")
+    target, expression, operator = item.get("target"), item.get("expr_str"), item.get("as_operator")
+    if operator is not None and not (isinstance(operator, str) and TARGET.fullmatch(operator)):
+        raise _unsafe(path, f"the function {str(operator)[:80]}")
     if isinstance(target, str) and "inputs" in item and not TARGET.fullmatch(target):
         raise _unsafe(path, f"the function {target[:80]}")
     if expression is not None and not _is_size(expression):
@@ -222,11 +264,16 @@ def read_safetensors(path: Path) -> dict[str, Array]:
     try:
         if not 2 <= length <= len(data) - 8:
             raise ValueError("its header is longer than the file")
-        body = memoryview(data)[8 + length :]
+        if length > MAX_HEADER:
+            raise ValueError(f"its header has {length:,} bytes")
+        body, left = memoryview(data)[8 + length :], len(data) - 8 - length
         for name, entry in json.loads(data[8 : 8 + length]).items():
             if name != "__metadata__":
+                left -= entry["data_offsets"][1] - entry["data_offsets"][0]
+                if left < 0:
+                    raise ValueError("its tensors share their data, which the format does not allow")
                 found[name] = _tensor(body, entry)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, IndexError, OverflowError) as error:
         raise ModelError(f"{path.name} is not a sound .safetensors file: {error}", next=AGAIN) from error
     return found
 

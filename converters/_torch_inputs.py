@@ -104,7 +104,7 @@ def parse(name: str, text: str) -> Input:
 def arguments(module: Any) -> tuple[tuple[str, ...], int]:
     """Names of the arguments of `forward`, and how many at the end have defaults."""
     if hasattr(module, "forward") and hasattr(module.forward, "schema"):  # TorchScript
-        found = [a for a in module.forward.schema.arguments if a.name != "self"]
+        found = module.forward.schema.arguments[1:]  # the first is the module, whatever it is called
         return tuple(a.name for a in found), sum(a.has_default_value() for a in found)
     parameters = inspect.signature(module.forward).parameters.values()
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)

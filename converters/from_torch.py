@@ -60,7 +60,7 @@ def source(path: Path, options: LoadOptions) -> Source:
 def _module(path: Path, form: str, options: LoadOptions) -> tuple[Any, str]:
     """The module in eval mode, and where it comes from."""
     if form == "torchscript":
-        return load_script(path).eval(), "TorchScript"
+        return load_script(path, allow_unsafe=options.allow_unsafe).eval(), "TorchScript"
     content = read_safetensors(path) if form == "safetensors" else unpickle(path, allow_unsafe=options.allow_unsafe)
     if isinstance(content, torch().nn.Module):
         return content.eval(), "pickled module"

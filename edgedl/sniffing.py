@@ -68,11 +68,18 @@ def _by_signature(path: Path, head: bytes, size: int) -> str:
         return "h5"
     if head[4:8] == b"TFL3":
         return "tflite"
-    if head.startswith(b"PK") and zipfile.is_zipfile(path):
+    if head.startswith(b"PK") and _is_zip(path):
         return _sniff_zip(path)
     if head.startswith(TORCH_LEGACY) or _is_safetensors(head, size):
         return "torch"
     return "mxnet" if head.startswith(MXNET_PARAMS) else ""
+
+
+def _is_zip(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile as error:  # damage to a directory of the 64-bit form
+        raise ModelError(f"{path} is a damaged zip ({error})", next=AGAIN) from error
 
 
 def _is_safetensors(head: bytes, size: int) -> bool:

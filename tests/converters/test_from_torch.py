@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 
 from edgedl.converters import _onnx, from_torch
-from edgedl.converters._torch_archive import _is_size
+from edgedl.converters._torch_archive import _check_script, _is_size, read_safetensors
 from edgedl.converters._torch_export import runner
 from edgedl.converters._torch_inputs import Input, parse, read_inputs
 from edgedl.errors import ModelError, UnsafeModelError, UsageError
@@ -159,6 +159,26 @@ def test_bfloat16_safetensors(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, values.float().numpy())
 
 
+def test_safetensors_that_share_their_data_are_refused(tmp_path: Path) -> None:
+    header = {f"w{i}": {"dtype": "U8", "shape": [64], "data_offsets": [0, 64]} for i in range(2)}
+    text = json.dumps(header).encode()
+    (tmp_path / "w.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bytes(64))
+    with pytest.raises(ModelError, match="share"):
+        read_safetensors(tmp_path / "w.safetensors")
+
+
+def test_torchscript_whose_forward_calls_itself_otherwise(tmp_path: Path) -> None:
+    """What `self` is called is the author's choice."""
+
+    class Odd(nn.Module):
+        def forward(this, x: Any) -> Any:  # noqa: N805
+            return x * 2
+
+    torch.jit.script(Odd()).save(tmp_path / "m.pt")
+    source = from_torch.source(tmp_path / "m.pt", LoadOptions(inputs={"": "1x8"}))
+    assert [i.name for i in source.proto.graph.input] == ["x"]
+
+
 def test_all_that_does_not_fit_is_named_at_once(small: LoadOptions, tmp_path: Path) -> None:
     weights = seeded().state_dict()
     weights["extra.weight"] = weights.pop("fc.bias")
@@ -228,6 +248,40 @@ def test_torchscript_scripted(tmp_path: Path) -> None:
     torch.jit.save(torch.jit.script(module), tmp_path / "m.pt")
     options = LoadOptions(inputs={"": "1x3x8x8"})
     agrees(tmp_path / "m.pt", options, module, {"input": IMAGE["x"]})
+
+
+class Writes(nn.Module):
+    def forward(self, x: Any) -> Any:
+        torch.save(x, "written.bin")
+        return x
+
+
+class Maps(nn.Module):
+    def forward(self, x: Any) -> Any:
+        return x + torch.from_file("written.bin", shared=True, size=16, dtype=torch.uint8).fill_(65).sum()
+
+
+@pytest.mark.parametrize("kind", [Writes, Maps])
+def test_torchscript_that_touches_files_is_not_run(kind: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.jit.script(kind()).save("m.pt")
+    with pytest.raises(UnsafeModelError, match="save|from_file"):
+        from_torch.source(Path("m.pt"), LoadOptions(inputs={"x": "1x8"}))
+    assert not (tmp_path / "written.bin").exists()
+
+
+def test_torchscript_is_looked_through_in_any_spelling() -> None:
+    path = Path("m.pt")
+    for code in (
+        "torch.save(x)",
+        "torch .\\\n from_file(f)",
+        "x.save(f)",
+        "(ops # a\n . c10d.send(x))",
+        "ops.prim.rpc_sync(f)",
+    ):
+        with pytest.raises(UnsafeModelError):
+            _check_script(path, code)
+    _check_script(path, "saved = self.save_all; ops.quantized.linear(x); torch.relu(devops.x)")
 
 
 def save_program(module: Any, x: Any, path: Path, shapes: Any = None) -> None:
@@ -301,13 +355,31 @@ def _call(content: dict[str, Any], target: str) -> None:
 
 @pytest.mark.parametrize(
     "target",
-    ["torch.serialization.os.system", "torch.ops.load_library", "_operator.attrgetter", "#evil", "torch.hub.load"],
+    [
+        "torch.serialization.os.system",
+        "torch.ops.load_library",
+        "_operator.attrgetter",
+        "#evil",
+        "torch.hub.load",
+        "torch.ops.aten.from_file.default",
+        "torch.ops.aten.from_file",
+        "torch.ops.aten.save.default",
+    ],  # fmt: skip
 )
 def test_a_program_that_calls_anything_else_is_refused(target: str, program: Path, tmp_path: Path) -> None:
     path = doctored(program, tmp_path / "m.pt2", lambda c: _call(c, target))
     with pytest.raises(UnsafeModelError) as caught:
         from_torch.source(path, LoadOptions())
     assert target in caught.value.message
+
+
+def test_a_function_among_the_arguments_is_refused(program: Path, tmp_path: Path) -> None:
+    def change(content: dict[str, Any]) -> None:
+        inputs = content["graph_module"]["graph"]["nodes"][0]["inputs"]
+        inputs.append({"name": "f", "arg": {"as_operator": "torch.serialization.os.system"}, "kind": 1})
+
+    with pytest.raises(UnsafeModelError, match=r"os\.system"):
+        from_torch.source(doctored(program, tmp_path / "m.pt2", change), LoadOptions())
 
 
 def test_guards_of_a_program_are_not_run(program: Path, tmp_path: Path) -> None:
