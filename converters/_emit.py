@@ -16,6 +16,10 @@ OPSET = 20
 IR_VERSION = 10
 MAX_FOLDED = 1 << 20  # elements of a constant that is computed here
 MAX_HINT = 1 << 12  # elements of a constant whose values shape inference is given
+MAX_NODES = 200_000
+SLOW = frozenset(  # the reference implementation walks over these position by position, in Python
+    {"Conv", "ConvTranspose", "AveragePool", "MaxPool", "LpPool", "LRN", "Resize", "LSTM", "GRU", "RNN"}
+)
 DAMAGED = "copy or download the model again"
 Shape = tuple[int | None, ...]
 
@@ -85,6 +89,8 @@ class Emit:
                 element = self.o.helper.np_dtype_to_tensor_dtype(array.dtype)
                 self.types[output] = self.o.helper.make_tensor_type_proto(element, array.shape)
             return outputs
+        if len(self.nodes) >= MAX_NODES:
+            raise ModelError(f"{self.name} has more than {MAX_NODES:,} operators", next="use a smaller model")
         self.types.update(self._infer(node))
         self.nodes.append(node)
         return outputs
@@ -137,7 +143,7 @@ class Emit:
         if node.op_type == "Shape":
             return self._fold_shape(node)
         used = [i for i in node.input if i]
-        if not used or any(i not in self.constants for i in used) or node.op_type in ("Conv", "LSTM", "GRU", "RNN"):
+        if not used or any(i not in self.constants for i in used) or node.op_type in SLOW:
             return None
         kinds = self._infer(node).values()
         sizes = [[d.dim_value for d in k.tensor_type.shape.dim] for k in kinds if k.tensor_type.HasField("shape")]

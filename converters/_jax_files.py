@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import tokenize
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 
 from ..artifact import Array
 from ..errors import MissingDependencyError, ModelError
+from ._keras_files import FAILURES, check_expansion
 
 AGAIN = "copy or write it again"
 MAX_BYTES = 4 << 30  # unpacked
@@ -33,11 +35,13 @@ def _npz(path: Path) -> dict[str, Array]:
     try:
         with zipfile.ZipFile(path) as file:
             infos = file.infolist()
-        if len(infos) > MAX_ARRAYS or sum(info.file_size for info in infos) > MAX_BYTES:
+        unpacked = sum(info.file_size for info in infos)
+        if len(infos) > MAX_ARRAYS or unpacked > MAX_BYTES:
             raise ModelError(f"{path.name} unpacks to more than {MAX_BYTES:,} bytes", next="save only the parameters")
+        check_expansion(path, unpacked, path.stat().st_size)
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, NotImplementedError, MemoryError, zipfile.LargeZipFile) as error:  # fmt: skip
+    except (*FAILURES, tokenize.TokenError, SyntaxError, MemoryError, zipfile.LargeZipFile) as error:
         raise ModelError(f"{path.name} is not a sound .npz of arrays: {error}", next=AGAIN) from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ..errors import MissingDependencyError, ModelError
 IDENTIFIER = b"TFL3"
 MAX_BYTES = 2**31 - 1  # of a flatbuffer: its offsets are 32 bits
 MAX_RANK = 16
+SHARED = 4  # equal names and lists may be stored once; so often, at most, on average
 CUSTOM = 32  # BuiltinOperator of schema.fbs
 FLOAT32, FLOAT16, INT32, UINT8, INT64, INT16, INT8, INT4 = 0, 1, 2, 3, 4, 7, 9, 17  # TensorType of schema.fbs
 _BITS = {0: 32, 1: 16, 2: 32, 3: 8, 4: 64, 6: 8, 7: 16, 8: 64, 9: 8, 10: 64, 11: 128, 12: 64, 15: 32, 16: 16, 17: 4}
@@ -78,14 +80,27 @@ def parse(data: bytes, name: str) -> Any:
 
 def _bound(lazy: Any, size: int) -> None:
     """Refuse tables that share parts so often that reading them would take far more than the file's size."""
-    counts = [lazy.BuffersLength(), lazy.OperatorCodesLength(), lazy.SubgraphsLength()]
-    for i in range(min(lazy.SubgraphsLength(), size)):
+    count = 0
+    for part in _lengths(lazy):
+        count += part
+        if count > size:
+            raise ValueError("it claims more parts than fit into it")
+
+
+def _lengths(lazy: Any) -> Iterator[int]:
+    """The bytes that each list of a model takes at least, were nothing shared: what reading it costs, from its lengths."""
+    yield 4 * (lazy.BuffersLength() + lazy.OperatorCodesLength() + lazy.SubgraphsLength() + lazy.SignatureDefsLength())
+    for i in range(lazy.SubgraphsLength()):
         graph = lazy.Subgraphs(i)
-        counts += [graph.TensorsLength(), graph.OperatorsLength()]
-        if sum(counts) > size // 4:
-            break
-    if sum(counts) > size // 4:
-        raise ValueError("it claims more parts than fit into it")
+        yield 4 * (graph.TensorsLength() + graph.OperatorsLength())
+        for j in range(graph.TensorsLength()):
+            tensor, sparse = graph.Tensors(j), graph.Tensors(j).Sparsity()
+            details = tensor.VariantTensorsLength() + (sparse.DimMetadataLength() if sparse is not None else 0)
+            yield (4 * (tensor.ShapeLength() + details) + len(tensor.Name() or b"")) // SHARED
+        for j in range(graph.OperatorsLength()):
+            yield 4 * (graph.Operators(j).InputsLength() + graph.Operators(j).OutputsLength()) // SHARED
+    for i in range(lazy.SignatureDefsLength()):
+        yield 4 * (lazy.SignatureDefs(i).InputsLength() + lazy.SignatureDefs(i).OutputsLength()) // SHARED
 
 
 def _check(model: Any) -> None:

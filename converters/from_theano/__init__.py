@@ -15,7 +15,7 @@ from .. import _onnx
 from .._emit import Emit
 from .._keras_config import layers as layers_of
 from .._keras_config import refuse_code
-from .._keras_files import AGAIN, DAMAGED, h5py, read_h5_config, reason
+from .._keras_files import AGAIN, DAMAGED, check_expansion, h5py, read_h5_config, reason
 from .._onnx_build import parse_shape
 from .._source import Source
 from .layers import Unsupported
@@ -61,7 +61,7 @@ def source(path: Path, options: LoadOptions) -> Source:
     weights = _weights(path)
     refuse_code(path, config, allow_unsafe=False)
     network = Network(path.name, Emit(path.name), weights, version.partition(".")[0] in ("", "1"), backend == "theano")
-    shapes = {n: parse_shape(n, spec)[0] for n, spec in options.inputs.items()}
+    shapes = {n: parse_shape(n, spec)[0] for n, spec in options.inputs.items()}  # "": of the only input
     if not is_network(config):
         raise ModelError(f"{path} is damaged: its config does not describe a model", next=AGAIN)
     try:
@@ -96,12 +96,17 @@ def _backend(path: Path) -> str:
 def _weights(path: Path) -> Mapping[str, list[Array]]:
     """The weights of each layer by its name, in the order they were written. Raises ModelError."""
     found: dict[str, list[Array]] = {}
+    packed, unpacked = path.stat().st_size, 0
     try:
         with h5py().File(path, "r") as file:
             root = file.get("model_weights", file)
             for key in root:
-                names = root[key].attrs.get("weight_names", [])
-                found[key] = [np.asarray(root[key][n.decode() if isinstance(n, bytes) else n]) for n in names]
+                found[key] = []
+                for n in root[key].attrs.get("weight_names", []):
+                    data = root[key][n.decode() if isinstance(n, bytes) else n]
+                    unpacked += data.nbytes  # once for every name: a file may give one array a thousand of them
+                    check_expansion(path, unpacked, packed)
+                    found[key].append(np.asarray(data))
     except (*DAMAGED, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise ModelError(f"{path} is a damaged HDF5 file ({reason(error)})", next=AGAIN) from error
     for name, arrays in found.items():

@@ -244,6 +244,17 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
         load(tmp_path / "cut.h5")
 
 
+def test_one_array_under_a_thousand_names_is_not_read_a_thousand_times(tmp_path: Path) -> None:
+    one = conv1("c", 2, 3, 3, batch_input_shape=[None, 1, 8, 8])
+    arrays = {"c": [np.zeros(1 << 20, np.float32)]}
+    path = write(tmp_path / "m.h5", {"class_name": "Sequential", "config": [one]}, arrays, "1.2.2")
+    with h5py.File(path, "r+") as file:
+        names = file["model_weights/c"].attrs
+        names["weight_names"] = [names["weight_names"][0]] * 1000
+    with pytest.raises(ModelError, match="unpack to"):
+        load(path)
+
+
 def test_every_layer_is_documented() -> None:
     text = (Path(__file__).parents[2] / "docs" / "importers" / "theano.md").read_text()
     assert not [name for name in HANDLERS if f"`{name}`" not in text]
