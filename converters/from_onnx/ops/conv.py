@@ -16,12 +16,14 @@ from ..value import Value
 from . import op
 from .math import plus
 
+MAX_WINDOW = 1 << 20
 Pads = list[tuple[int, int]]
 
 
 def windows(node: Node, x: Value, kernel: Sequence[int]) -> tuple[list[int], list[int], Pads]:
     """Strides, dilations and (begin, end) pads of a node with a sliding window, its auto_pad carried out."""
     n = len(kernel)
+    _bounded(node, kernel)
     strides = node.integers("strides") or [1] * n
     dilations = node.integers("dilations") or [1] * n
     given = node.integers("pads") or [0] * 2 * n
@@ -33,6 +35,13 @@ def windows(node: Node, x: Value, kernel: Sequence[int]) -> tuple[list[int], lis
     if auto == "VALID":
         given = [0] * 2 * n
     return strides, dilations, list(zip(given[:n], given[n:], strict=True))
+
+
+def _bounded(node: Node, kernel: Sequence[int]) -> None:
+    """Raises Unsupported for a window larger than any input, whose sizes TensorFlow would overflow on and abort."""
+    for key in ("strides", "dilations", "pads", "output_padding", "output_shape"):
+        if any(abs(v) > MAX_WINDOW for v in (*node.integers(key), *kernel)):
+            raise Unsupported(f"{key} of {node.integers(key)} with a window of {list(kernel)}")
 
 
 def same(length: int | None, span: int, stride: int, *, lower: bool = False) -> tuple[int, int]:
@@ -199,6 +208,7 @@ def conv_transpose(b: Builder, node: Node, x: Value, w: Value, bias: Value | Non
     n = kernel.ndim - 2
     if not 1 <= n <= 3:
         raise Unsupported(f"a transposed convolution over {n} dimensions")
+    _bounded(node, kernel.shape[2:])
     strides = node.integers("strides") or [1] * n
     dilations = node.integers("dilations") or [1] * n
     if any(d > 1 for d in dilations):

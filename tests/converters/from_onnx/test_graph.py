@@ -169,14 +169,18 @@ def test_a_part_of_the_graph_between_named_tensors(tmp_path: Path) -> None:
         helper.make_node("Exp", ["x"], ["a"]),
         helper.make_node("Relu", ["a"], ["b"]),
         helper.make_node("Neg", ["b"], ["c"]),
-        helper.make_node("Abs", ["c"], ["y"]),
+        helper.make_node("Abs", ["c"], ["y"], name="last"),
+        helper.make_node("TopK", ["y", "k"], ["v", "i"], name="best"),
     ]
-    path = save(tmp_path / "m.onnx", nodes)
+    path = save(tmp_path / "m.onnx", nodes, weights=[("k", np.array([2]))])
+    assert [s.name for s in rebuilt(path, start=("a",), end=("last",)).outputs] == ["y"]  # a node, as inspect names it
+    with pytest.raises(UsageError, match="the node 'best' has several outputs"):
+        rebuilt(path, end=("best",))
     model = rebuilt(path, start=("a",), end=("c",))
     assert [s.name for s in model.inputs] == ["a"]
     assert [s.name for s in model.outputs] == ["c"]
     np.testing.assert_allclose(np.asarray(model.net(np.array([[1.0, -2, 3, 0]], np.float32))), [[-1, 0, -3, 0]])
-    with pytest.raises(UsageError, match="no tensor 'q'"):
+    with pytest.raises(UsageError, match="no tensor or node 'q'"):
         rebuilt(path, start=("q",))
 
 
@@ -278,3 +282,17 @@ def test_a_long_chain_of_names_is_followed(tmp_path: Path) -> None:
     nodes += [helper.make_node("Add", ["b", "w2000"], ["c"]), helper.make_node("Mul", ["x", "c"], ["y"])]
     model = rebuilt(save(tmp_path / "m.onnx", nodes, weights=[("w0", np.array(1, np.float32))]))
     assert len(model.net.operations) < 10
+
+
+@pytest.mark.parametrize("key", ["strides", "pads", "dilations"])
+@pytest.mark.parametrize("op", ["Conv", "ConvTranspose", "MaxPool"])
+def test_windows_that_would_overflow_are_refused(op: str, key: str, tmp_path: Path) -> None:
+    options: dict[str, Any] = {key: [2**62, 1] * (2 if key == "pads" else 1)}
+    options |= {"kernel_shape": [3, 3]}
+    inputs = ["x"] if op == "MaxPool" else ["x", "w"]
+    path = save(
+        tmp_path / "m.onnx", [helper.make_node(op, inputs, ["y"], **options)], inputs=[("x", ["N", 2, 8, 8])],
+        outputs=[("y", ["N", 2, "H", "W"])], weights=[("w", np.ones((2, 2, 3, 3), np.float32))], opset=12,
+    )  # fmt: skip
+    with pytest.raises(ModelError):
+        rebuilt(path)
