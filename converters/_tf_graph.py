@@ -28,6 +28,17 @@ FILE_OPS = frozenset(  # operations that leave the graph: files, Python, other p
     | {"TFRecordDataset", "TextLineDataset", "FixedLengthRecordDataset", "SqlDataset", "LMDBDataset", "LoadDataset"}
     | {"SaveDataset", "SaveDatasetV2", "SnapshotDataset", "SnapshotDatasetV2", "CacheDataset", "CacheDatasetV2"}
     | {"CreateSummaryFileWriter", "CreateSummaryDbWriter", "WriteSummary", "ImportEvent", "CloseSummaryWriter"}
+    | {"WriteScalarSummary", "WriteHistogramSummary", "WriteImageSummary", "WriteAudioSummary", "WriteGraphSummary"}
+    | {"WriteRawProtoSummary", "FlushSummaryWriter", "SummaryWriter", "DebugIdentityV3", "FileSystemSetConfiguration"}
+    | {"DumpTensor", "CalibrationStatisticsSaver", "DistributedSave", "DTensorRestoreV2", "LoadAndRemapMatrix"}
+    | {"GenerateVocabRemapping", "DecodeProtoV2", "EncodeProto", "ReaderRead", "ReaderReadUpTo", "IdentityReaderV2"}
+    | {"DatasetToTFRecord", "ExperimentalDatasetToTFRecord", "TFRecordDatasetV2", "FixedLengthRecordDatasetV2"}
+    | {"CSVDataset", "CSVDatasetV2", "ExperimentalCSVDataset", "ExperimentalSqlDataset", "ExperimentalLMDBDataset"}
+    | {"MatchingFilesDataset", "ExperimentalMatchingFilesDataset", "SnapshotDatasetReader", "ListSnapshotChunksDataset"}
+    | {"SnapshotNestedDatasetReader", "SnapshotChunkDataset", "DataServiceDataset", "DataServiceDatasetV2"}
+    | {"DataServiceDatasetV3", "DataServiceDatasetV4", "RegisterDataset", "RegisterDatasetV2", "RpcServerStart"}
+    | {"RpcServerRegister", "RpcGetValue", "RpcCheckStatus", "RemoteCall", "Send", "Recv", "_Send", "_Recv"}
+    | {"_HostSend", "_HostRecv", "XlaCustomCall", "XlaCustomCallV2", "TRTEngineOp", "InitializeTRTResource"}
 )
 FRONT_END = frozenset(  # what prepares the data: decoding of sound, images and records
     {"DecodeWav", "EncodeWav", "AudioSpectrogram", "Mfcc", "DecodeJpeg", "DecodePng", "DecodeGif", "DecodeBmp"}
@@ -226,7 +237,7 @@ def _known(name: str, graph: Any, text: str) -> tuple[str, int]:
         near = difflib.get_close_matches(node, names, 3)
         raise UsageError(
             f"{name} has no tensor '{text}'" + (f": did you mean {', '.join(near)}?" if near else ""),
-            next="edgedl inspect lists the nodes; a tensor is NODE or NODE:NUMBER",
+            next=f"a tensor is NODE or NODE:NUMBER; the graph's last nodes are {', '.join(names[-5:])}",
         )
     return node, output
 

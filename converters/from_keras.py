@@ -144,7 +144,7 @@ def functional(net: Any, path: Path) -> tuple[Any, list[str]]:
         notes.append("it computed in half or double precision; it was loaded as float32")
     if notes or any(t.dtype in HALF for t in net.inputs):
         return _retraced(net), notes
-    if any(t.shape[0] is not None for t in net.inputs):
+    if all(t.shape for t in net.inputs) and any(t.shape[0] is not None for t in net.inputs):
         freed = _retraced(net)
         if _same_for_any_batch(net, freed):
             return freed, notes

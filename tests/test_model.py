@@ -209,6 +209,15 @@ def test_a_keras_model_comes_back_as_it_was(zoo: Any, tmp_path: Path) -> None:
     np.testing.assert_array_equal(back.net.predict(x[:8], verbose=0), net.predict(x[:8], verbose=0))
 
 
+def test_a_keras_file_may_have_an_input_that_is_one_number(tmp_path: Path) -> None:
+    """As the sampling rate of speech models; such a file could not be read again."""
+    keras = pytest.importorskip("keras", reason="needs pip install 'edgedl[compress]'")
+    x, rate = keras.Input((4,)), keras.Input(batch_shape=(), dtype="int64")
+    net = keras.Model([x, rate], [keras.ops.add(x, keras.ops.cast(rate, "float32"))])
+    net.save(tmp_path / "m.keras")
+    assert [s.shape for s in load(tmp_path / "m.keras").inputs] == [(None, 4), ()]
+
+
 def test_a_keras_file_keeps_the_original_s_names_and_layouts(zoo: Any, tmp_path: Path) -> None:
     net, _, _ = zoo("cnn")
     inputs = tuple(TensorSpec("serving/x:0", tuple(t.shape), "float32") for t in net.inputs)

@@ -89,24 +89,39 @@ class Graph:
         return bool(self.inputs) and all(i.shape and i.shape[i.batch_axis] == 1 for i in self.inputs)
 
 
+def _tensor(name: str, graph: Any, known: Sequence[str]) -> str:
+    """The tensor that a user's name stands for: itself, or the only output of the node of that name."""
+    if name in known:
+        return name
+    of_node = [list(n.output) for n in graph.node if n.name and n.name == name]
+    if len(of_node) == 1 and len(of_node[0]) == 1:
+        return str(of_node[0][0])
+    if len(of_node) == 1:
+        raise UsageError(
+            f"the node '{name}' has several outputs", next=f"name one of {', '.join(n for n in of_node[0] if n)}"
+        )
+    names = [*known, *(n.name for n in graph.node if n.name)]
+    raise UsageError(
+        f"there is no tensor or node '{name}' in the model{did_you_mean(name, names)}",
+        next="see the names with `edgedl inspect`",
+    )
+
+
 def cut(proto: Any, options: LoadOptions) -> Any:
-    """The part of a model between `options.start` and `options.end`. Raises UsageError for a name that is not there."""
+    """The part of a model between `options.start` and `options.end`, tensors or nodes with one output.
+
+    Raises UsageError for a name that is not there.
+    """
     if not options.start and not options.end:
         return proto
     o = _onnx.onnx()
     graph = proto.graph
     known = [n for node in graph.node for n in node.output if n] + [i.name for i in graph.input]
-    for name in (*options.start, *options.end):
-        if name not in known:
-            raise UsageError(
-                f"there is no tensor '{name}' in the model{did_you_mean(name, known)}",
-                next="see the names with `edgedl inspect`",
-            )
+    starts, ends = ([_tensor(n, graph, known) for n in given] for given in (options.start, options.end))
     kept = o.ModelProto()
     kept.CopyFrom(_onnx.inferred(proto))
     infos = {v.name: v for v in (*kept.graph.value_info, *kept.graph.input, *kept.graph.output)}
-    starts = list(options.start)
-    ends = list(options.end) or [v.name for v in graph.output]
+    ends = ends or [v.name for v in graph.output]
     nodes = [n for n in kept.graph.node if not set(n.output) & set(starts)]
     needed = _needed(nodes, ends, set(starts))
     inputs = starts + [i.name for i in kept.graph.input if i.name in needed and i.name not in starts]

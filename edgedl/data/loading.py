@@ -82,7 +82,8 @@ def _check_inputs(inputs: Sequence[TensorSpec]) -> None:
     for spec in inputs:
         if not spec.shape:
             raise DataError(
-                f"the model's input {spec.name} has no batch axis", next="export the model with a batch axis"
+                f"the model's input {spec.name} has no batch axis",
+                next=f"give it as a number with --input {spec.name}=NUMBER, or export the model with a batch axis",
             )
         if np.dtype(spec.dtype).kind not in "fiub":
             raise DataError(
