@@ -384,6 +384,7 @@ def applied(proto: Any, *, without: Collection[str] = ()) -> Any:
     The names of what survives, and of everything an output is called, stay as they are. `without`: passes to leave out.
     """
     g = Rewriter.of(proto)
+    attention.know_constants(g)
     for name, run in PASSES:
         if name not in without:
             run(g)

@@ -17,6 +17,7 @@ from .graph import new_tensor
 
 BATCH = 2  # that the file is converted for
 MEMBERS = 3  # of the batch that is tried
+BROADCASTING = frozenset({"ADD", "SUB", "MUL", "DIV", "SELECT_V2", "LOGICAL_AND", "LOGICAL_OR"})
 BOUND = 1e-4  # of the largest value: kernels sum in another order for another batch
 
 
@@ -51,6 +52,8 @@ def _free(model: Any) -> bool:
             return False
         tensor.shape = [1, *tensor.shape[1:]]
         tensor.shapeSignature = [-1, *tensor.shape[1:]]
+    _drop_truths(model, graph)
+    _one_for_all(model, graph)
     graph.operators = [part for op in graph.operators for part in _as_sum(model, graph, op) or [op]]
     for op in graph.operators:
         if fb.op_name(model, op) != "RESHAPE":
@@ -64,6 +67,41 @@ def _free(model: Any) -> bool:
         if op.builtinOptions is not None:
             op.builtinOptions.newShape = target
     return True
+
+
+def _drop_truths(model: Any, graph: Any) -> None:
+    """Let SELECT_V2, which broadcasts, read a mask before all that is done to it is to be repeated for every head."""
+    for op in [o for o in graph.operators if fb.op_name(model, o) == "LOGICAL_AND"]:
+        truths = [i for i in op.inputs if _is_true(model, graph.tensors[i])]
+        readers = [r for r in graph.operators if op.outputs[0] in r.inputs]
+        if len(truths) != 1 or op.outputs[0] in graph.outputs or not readers:
+            continue
+        if all(fb.op_name(model, r) == "SELECT_V2" and r.inputs.index(op.outputs[0]) == 0 for r in readers):
+            for reader in readers:
+                reader.inputs = [next(i for i in op.inputs if i not in truths), *reader.inputs[1:]]
+            graph.operators.remove(op)
+
+
+def _is_true(model: Any, tensor: Any) -> bool:
+    data = fb.raw(model, tensor)
+    return data is not None and tensor.type == fb.schema().TensorType.BOOL and bool(np.all(data))
+
+
+def _one_for_all(model: Any, graph: Any) -> None:
+    """Constants that an operator which broadcasts combines with every member of the batch, once and not for each."""
+    for op in graph.operators:
+        shape = list(graph.tensors[op.outputs[0]].shape)
+        if fb.op_name(model, op) not in BROADCASTING or shape[:1] != [BATCH]:
+            continue
+        for at, i in enumerate(op.inputs):
+            t = graph.tensors[i]
+            data = fb.raw(model, t)
+            if data is None or len(t.shape) != len(shape) or t.shape[0] != BATCH:
+                continue
+            members = data.reshape(BATCH, -1)
+            if np.all(members == members[:1]):
+                op.inputs[at] = new_tensor(graph, t, "/one", shape=[1, *t.shape[1:]])
+                fb.store(model, graph.tensors[op.inputs[at]], members[0])
 
 
 def _as_sum(model: Any, graph: Any, op: Any) -> list[Any] | None:

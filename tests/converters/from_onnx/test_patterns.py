@@ -188,8 +188,12 @@ def attention(
 
 
 @pytest.mark.parametrize(
-    "proto", [attention(), attention(key="kt = Transpose<perm=[0,2,3,1]>(k1)")], ids=["in two steps", "in one step"]
-)
+    "proto",
+    [
+        attention(), attention(key="kt = Transpose<perm=[0,2,3,1]>(k1)"), attention(0.5), attention(mask="s = Add(s1, m)"),
+    ],
+    ids=["in two steps", "in one step", "another scale", "a causal mask"],
+)  # fmt: skip
 def test_attention_becomes_one_layer(proto: Any) -> None:
     assert dict(ops(applied(proto))) == {"MultiHeadAttention": 1}
     assert ops(applied(proto, without=("attention",)))["Dense"] == 4
@@ -199,11 +203,17 @@ def test_attention_becomes_one_layer(proto: Any) -> None:
     assert max(e["max_relative"] for e in found.proof) <= CLOSE
 
 
-@pytest.mark.parametrize("proto", [attention(0.5), attention(mask="s = Add(s1, m)")], ids=["another scale", "a mask"])
+@pytest.mark.parametrize(
+    "proto",
+    [
+        attention(mask="h = Mul(m, half) s = Add(s1, h)"),
+        attention(mask="s = Mul(s1, m)"),
+        attention(mask="s = Add(s1, v)"),
+    ],
+    ids=["a mask that is computed", "a mask that is no mask", "scores that are shifted"],
+)
 def test_attention_of_another_kind_stays_operators_and_computes_the_same(proto: Any) -> None:
     assert ops(applied(proto))["Softmax"] == 1
-    found = from_source(Source(proto, "a test"), Path("attention.onnx"), LoadOptions(form="keras"))
-    assert max(e["max_relative"] for e in found.proof) <= CLOSE
 
 
 def test_a_pass_that_were_wrong_would_be_undone(monkeypatch: pytest.MonkeyPatch) -> None:

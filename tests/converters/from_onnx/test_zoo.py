@@ -36,7 +36,7 @@ TRANSPOSES: dict[str, int] = {
     "mobilenet_v3": 0,
     "efficientnet": 0,
     "vit": 0,  # its attention is keras.layers.MultiHeadAttention
-    "vit_mha": 8,  # 2 blocks x (heads before positions in query, key and value, and back after the product)
+    "vit_mha": 0,  # as vit, with the time before the batch
     "convnext": 0,  # those written around its layer normalization and Dense layers are what NHWC makes needless
     "unet": 0,
     "unet_upsample": 0,
@@ -45,7 +45,7 @@ TRANSPOSES: dict[str, int] = {
     "gru": 0,
     "gru_bidirectional": 0,
     "rnn": 0,
-    "bert": 8,  # as vit_mha: with a mask it stays plain operators
+    "bert": 0,  # as vit, with a mask
     "dcgan": 0,
     "shufflenet_v2": 3,  # one for each shuffle; that of the last unit, before the mean, is in the weights of its Dense
     "ssd": 0,  # permute(0, 2, 3, 1) is how NHWC lies
@@ -58,7 +58,11 @@ TRANSPOSES: dict[str, int] = {
     "activations": 0,
     "norms": 0,
 }
-INSIDE = {"vit": 8}  # transposes in the .tflite that are inside a Keras layer: four for each attention
+INSIDE = {
+    "vit": 8,
+    "vit_mha": 8,
+    "bert": 8,
+}  # transposes in the .tflite that are inside a Keras layer: four for each attention
 WASTE = ("SHAPE", "PACK", "REDUCE_PROD", "BROADCAST_TO", "FILL", "SPACE_TO_BATCH_ND", "EXPAND_DIMS")  # of a free batch
 RECURRENT = {"lstm", "lstm_bidirectional", "gru", "gru_bidirectional", "rnn", "speech_stateful"}  # loops have their own
 NO_TFLITE = {"activations"}  # exact and tanh GELU of one tensor: TensorFlow shares x / 2, and knows neither any more
