@@ -20,6 +20,8 @@ from .graph import Graph
 
 BOUND = 1e-3  # of max|a - b| / max|b|: more is another model, not rounding
 SAMPLES = 3
+PROBABILITIES = frozenset({"Sigmoid", "Softmax", "HardSigmoid"})
+HANDS_ON = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Cast"})
 GROUP = 48  # nodes whose outputs are computed at once in the search for the first that differs
 
 
@@ -133,8 +135,9 @@ def _back(array: Array, order: tuple[int, ...] | None) -> Array:
     return array if order is None else np.ascontiguousarray(array.transpose(np.argsort(order)))
 
 
-def difference(found: Array, wanted: Array) -> tuple[float, float]:
-    """Largest and mean difference, as shares of the largest wanted value; infinite where shapes or NaNs differ."""
+def difference(found: Array, wanted: Array, least: float = 1e-6) -> tuple[float, float]:
+    """Largest and mean difference, as shares of the largest wanted value, taken for `least` where it is smaller; infinite
+    where shapes or NaNs differ."""
     if found.shape != wanted.shape:
         return float("inf"), float("inf")
     if not wanted.size:
@@ -145,8 +148,21 @@ def difference(found: Array, wanted: Array) -> tuple[float, float]:
     if not np.isfinite(gap).all():
         return float("inf"), float("inf")
     finite = np.abs(b[np.isfinite(b)])
-    most = max(float(finite.max(initial=0.0)), 1e-6)
+    most = max(float(finite.max(initial=0.0)), least)
     return float(gap.max()) / most, float(gap.mean()) / most
+
+
+def least_of(graph: Graph, name: str) -> float:
+    """The smallest value that the differences of an output are shares of. Probabilities near 0, as a detector makes of
+    noise, are only rounding: frameworks compute them to some 1e-7 of 1."""
+    makers = {n: node for node in graph.nodes for n in node.outputs if n}
+    while (node := makers.get(name)) is not None:
+        if node.op in PROBABILITIES:
+            return 1e-3
+        if node.op not in HANDS_ON:
+            break
+        name = node.proto.input[0]
+    return 1e-6
 
 
 def held(
@@ -159,7 +175,8 @@ def held(
     count = len(parts) if graph.batch_of_one else max((a.shape[0] if a.ndim else 1 for a in inputs.values()), default=1)
     entries = []
     for spec in imported.outputs:
-        gaps = [difference(f[spec.name], np.asarray(w[spec.name])) for f, w in zip(found, wanted, strict=True)]
+        least = least_of(graph, spec.name)
+        gaps = [difference(f[spec.name], np.asarray(w[spec.name]), least) for f, w in zip(found, wanted, strict=True)]
         entries.append({
             "output": spec.name, "against": name, "inputs": count, "data": "generated",
             "max_relative": max(g[0] for g in gaps), "mean_relative": float(np.mean([g[1] for g in gaps])),

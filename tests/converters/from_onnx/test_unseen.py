@@ -145,3 +145,12 @@ def test_a_batch_of_one_that_meets_one_of_three_stays_one(tmp_path: Path) -> Non
     model, found, wanted = both(path, x)
     assert model.inputs[0].shape == (1, 4, 5)
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+def test_probabilities_of_noise_may_be_rounded(tmp_path: Path) -> None:
+    x = np.zeros((1, 4), np.float32)
+    nodes = [N("Sub", ["x", "far"], ["a"]), N("Sigmoid", ["a"], ["b"]), N("Reshape", ["b", "rows"], ["y"])]
+    path = saved(tmp_path / "m.onnx", nodes, x, "N", far=np.float32(14), rows=np.array([-1, 2, 2]))
+    model, found, wanted = both(path, x)
+    assert model.proof[0]["max_relative"] <= 1e-3
+    np.testing.assert_allclose(found, wanted, atol=3e-7)
