@@ -338,6 +338,59 @@ def _bias_of_product(g: Rewriter, root: Any, match: Match) -> bool:
     return _with_bias(g, root, node, vector, n)
 
 
+# --- channels
+
+_UNARY = frozenset(  # what may stand between a convolution and the shuffle of its channels
+    {"Relu", "LeakyRelu", "Sigmoid", "Tanh", "Elu", "Selu", "Clip", "HardSwish", "HardSigmoid", "Softplus", "Identity"}
+    | {"Swish", "Mish", "Gelu"}
+)
+
+
+def pixel_shuffle(g: Rewriter) -> None:
+    """The channels (c, r, r) of a convolution before a shuffle of pixels lie as (r, r, c), so that none has to move."""
+    for node in list(g.nodes.values()):
+        block = _shuffled(g, node)
+        conv = None if block is None else _conv_before(g, node.input[0])
+        weights = None if conv is None else g.constant(conv.input[1])
+        plain = conv is not None and attribute(conv, "group", 1) == 1 and weights is not None and weights.ndim == 4
+        if conv is None or block is None or weights is None or not plain or weights.shape[0] <= math.prod(block):
+            continue
+        known = len(conv.input) < 3 or not conv.input[2] or g.constant(conv.input[2]) is not None
+        if known and weights.shape[0] % math.prod(block) == 0:
+            _again(g, conv, conv, "Conv", list(conv.input), DOMAIN)
+            g.makers[conv.output[0]].attribute.append(_onnx.onnx().helper.make_attribute("block", block))
+
+
+def _shuffled(g: Rewriter, node: Any) -> list[int] | None:
+    """The blocks that a node makes of the channels (c, r, r)."""
+    if node.domain not in ("", "ai.onnx") or not node.input:
+        return None
+    if node.op_type == "DepthToSpace":
+        n = int(attribute(node, "blocksize", 0))
+        return [n, n] if attribute(node, "mode", b"DCR") == b"CRD" and n > 1 else None
+    readers = list(g.readers.get(node.output[0], {}).values()) if node.op_type == "Reshape" else []
+    moved = len(readers) == 1 and readers[0].op_type == "Transpose" and node.output[0] not in g.outputs
+    if not moved or list(attribute(readers[0], "perm", ())) != [0, 1, 4, 2, 5, 3]:
+        return None
+    shape = g.shape(node.output[0])
+    block = None if shape is None or len(shape) != 6 else shape[2:4]
+    return None if block is None or None in block else [int(n or 0) for n in block]
+
+
+def _conv_before(g: Rewriter, name: str) -> Any:
+    """The convolution that makes `name`, which nothing else reads, with nothing but activations between."""
+    for _ in range(4):
+        node = g.makers.get(name)
+        if node is None or node.domain not in ("", "ai.onnx") or len(g.readers.get(name, {})) != 1 or name in g.outputs:
+            return None
+        if node.op_type == "Conv":
+            return node
+        if node.op_type not in _UNARY:
+            return None
+        name = node.input[0]
+    return None
+
+
 _SUMMED = ("Add", "y", "$b")
 
 
@@ -374,6 +427,7 @@ PASSES: tuple[tuple[str, Callable[[Rewriter], None]], ...] = (
     ("group_norm", rewrite(_GROUP_NORM, _group_norm)),
     ("bias_of_conv", rewrite(_SUMMED, _behind(_bias_of_conv, "Conv", "ConvTranspose"))),
     ("bias_of_product", rewrite(_SUMMED, _behind(_bias_of_product, "MatMul", "Gemm"))),
+    ("pixel_shuffle", pixel_shuffle),
     ("attention", attention.find),
 )
 

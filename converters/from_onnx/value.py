@@ -278,6 +278,11 @@ def _block(order: Dim, wanted: Dims) -> tuple[Dims, int] | None:
     return ((n,), (h,), (w,), (r, s, *c)), r.size
 
 
+def is_block(axes: Dims, wanted: Dims) -> bool:
+    """Whether all it takes from one to the other is depth to space."""
+    return _block(flat(axes), wanted) is not None
+
+
 def _permutation(axes: Dims, wanted: Dims) -> list[int]:
     """Which axis comes where; empty where these are no whole axes."""
     left = list(enumerate(axes))

@@ -8,10 +8,11 @@ import numpy as np
 
 from ..._frameworks import keras
 from ..builder import Builder
-from ..layout import new_dim, size
+from ..layout import Factor, new_dim, size
 from ..node import Node, Unsupported
 from ..value import Value
 from . import op
+from .conv import conv
 from .linear import dense
 
 
@@ -19,6 +20,23 @@ from .linear import dense
 def dense_with_bias(b: Builder, node: Node, x: Value, w: Value, bias: Value) -> Value:
     """MatMul and Add."""
     return dense(b, x, w.array, bias.array)
+
+
+@op("edgedl::Conv")
+def conv_in_blocks(b: Builder, node: Node, x: Value, w: Value, bias: Value | None = None) -> Value:
+    """A convolution whose channels (c, r, s), as ONNX sees them, lie as (r, s, c): a shuffle of pixels then moves none.
+
+    That its channels lie otherwise is in the layout of the value, so that whatever reads it is right.
+    """
+    r, s = node.integers("block")
+    c = w.array.shape[0] // (r * s)
+    turned = [w.array, *([] if bias is None else [bias.array.reshape(-1)])]
+    turned = [np.moveaxis(a.reshape(c, r * s, *a.shape[1:]), 0, 1).reshape(a.shape) for a in turned]
+    out = conv(b, node, x, *(Value.of_constant(np.ascontiguousarray(a)) for a in turned))
+    depth, rows, columns = Factor(c), Factor(r), Factor(s)
+    dims = (out.dims[0], (depth, rows, columns), *out.dims[2:])
+    axes = tuple((rows, columns, depth) if axis == out.dims[1] else axis for axis in out.axes)
+    return out.with_axes(dims, axes, out.tensor)
 
 
 @op("edgedl::MultiHeadAttention")

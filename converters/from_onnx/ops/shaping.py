@@ -13,7 +13,7 @@ from ..builder import Builder, elements
 from ..elementwise import align_at
 from ..layout import Batch, Dim, Dims, NotFree, Size, flat, new_dim, regroup, size
 from ..node import Node, Unsupported, axis_of
-from ..value import PROBES, Value, of_tensor
+from ..value import PROBES, Value, is_block, of_tensor
 from . import op
 from .math import plus
 
@@ -171,7 +171,9 @@ def depth_to_space(b: Builder, node: Node, x: Value) -> Value:
     y = reshaped(b, x, parts)
     order = [0, 1, 4, 2, 5, 3] if crd else [0, 3, 4, 1, 5, 2]
     d = [y.dims[i] for i in order]
-    return y.with_axes((d[0], d[1], d[2] + d[3], d[4] + d[5]), y.axes, y.tensor)
+    out = y.with_axes((d[0], d[1], d[2] + d[3], d[4] + d[5]), y.axes, y.tensor)
+    last = tuple(out.dims[i] for i in (0, 2, 3, 1))
+    return out.with_axes(out.dims, last, out.lay(last)) if is_block(out.axes, last) else out
 
 
 @op("SpaceToDepth")

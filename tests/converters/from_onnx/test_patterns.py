@@ -216,6 +216,54 @@ def test_attention_of_another_kind_stays_operators_and_computes_the_same(proto: 
     assert ops(applied(proto))["Softmax"] == 1
 
 
+SHUFFLES = {
+    "in one": 'y = DepthToSpace<blocksize=2, mode="CRD">(a)',
+    "written out": "r = Reshape(a, parts) t = Transpose<perm=[0,1,4,2,5,3]>(r) y = Reshape(t, whole)",
+}
+
+
+def shuffled(how: str, between: str = "a = Tanh(c)", **more: Any) -> Any:
+    """A convolution to twelve channels, whose pixels are shuffled."""
+    sizes = {"parts": [-1, 3, 2, 2, 3, 5], "whole": [-1, 3, 6, 10]}
+    weights = {"w": vector(12 * 36).reshape(12, 4, 3, 3), "b": vector(12, 1)}
+    return model(
+        f"c = Conv<pads=[1,1,1,1]>(x, w, b) {between} z = Relu(x) u = Conv(z, k) {SHUFFLES[how]}",
+        "N,4,3,5", k=vector(4).reshape(1, 4, 1, 1), **sizes, **weights, **more,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("how", list(SHUFFLES))
+@pytest.mark.parametrize("between", ["a = Tanh(c)", "a = Identity(c)", "t0 = Relu(c) a = LeakyRelu(t0)"])
+def test_shuffled_pixels_are_depth_to_space(how: str, between: str) -> None:
+    proto = shuffled(how, between)
+    assert [n.op_type for n in applied(proto).graph.node if n.domain == "edgedl"] == ["Conv"]
+    found = from_source(Source(proto, "a test"), Path("m.onnx"), LoadOptions(form="keras"))
+    kinds = Counter(type(o).__name__ for o in found.net.operations)
+    assert kinds["DepthToSpace"] == (how == "in one")  # else the output is asked for as the model has it
+    assert kinds["Transpose"] == (how != "in one")
+    assert max(e["max_relative"] for e in found.proof) <= CLOSE
+
+
+@pytest.mark.parametrize(
+    "between", ["a = Add(c, v)", "a0 = Tanh(c) a = Mul(a0, c)"], ids=["of another order", "read twice"]
+)
+def test_shuffled_pixels_whose_channels_are_read_otherwise_stay(between: str) -> None:
+    proto = shuffled("in one", between, v=vector(12, 2)[:, None, None])
+    made = applied(proto, without=("bias_of_conv",))
+    assert not [n for n in made.graph.node if n.domain == "edgedl"]
+    found = from_source(Source(proto, "a test"), Path("m.onnx"), LoadOptions(form="keras"))
+    assert max(e["max_relative"] for e in found.proof) <= CLOSE
+
+
+def test_values_whose_channels_lie_otherwise_are_still_compared() -> None:
+    from edgedl.converters.from_onnx import proof, rebuilt
+
+    source = Source(shuffled("in one"), "a test")
+    graph, imported = rebuilt(source, Path("m.onnx"), LoadOptions(form="keras"))
+    assert {"c", "a", "y"} <= set(imported.values)
+    assert proof.first_difference(source.proto, graph, imported, proof.generated(graph, 2)) is None
+
+
 def test_a_pass_that_were_wrong_would_be_undone(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = (("wrong", rewrite(("Sigmoid", "x"), becomes("Tanh", "x"))),)
     monkeypatch.setattr("edgedl.converters.from_onnx.patterns.PASSES", wrong)
@@ -231,7 +279,7 @@ def test_what_only_looks_like_a_pattern_stays(name: str) -> None:
 
 def test_every_pass_has_a_case() -> None:
     seen = set()
-    for proto in (*(proto for proto, _ in CASES.values()), attention()):
+    for proto in (*(proto for proto, _ in CASES.values()), attention(), shuffled("in one")):
         g = Rewriter.of(proto)
         for name, run in PASSES:
             before = g.changed
