@@ -16,7 +16,7 @@ from .data import load as load_data
 from .engine import describe
 from .errors import ModelError
 from .layouts import inverse, layouts_of
-from .model import LoadOptions, Model, load
+from .model import LoadOptions, Model, load, refuse_unused
 from .options import build, everything
 from .registry import find, names, resolve
 from .sniffing import sniff
@@ -43,6 +43,7 @@ def compare_models(
     """
     wanted = replace(options or LoadOptions(), form="keras")
     kind, held = sniff(model), sniff(original)
+    refuse_unused(original, held, wanted)
     with Worker(timeout_s, memory_bytes or default_memory_bytes()) as worker:
         found: dict[str, Any] = worker.call(
             "edgedl.comparing:compare", path=str(model), original=str(original), options=everything(wanted)

@@ -9,7 +9,7 @@ from typing import Any
 
 from .engine import describe
 from .errors import EdgedlError, ModelError, TargetError
-from .model import GRAPH_FORMATS, LoadOptions
+from .model import GRAPH_FORMATS, LoadOptions, refuse_unused
 from .options import everything
 from .outcome import weight
 from .recipe import step
@@ -33,6 +33,7 @@ def inspect_model(
     """
     kind = sniff(path)
     options = replace(options or LoadOptions(), allow_unsafe=allow_unsafe)
+    refuse_unused(path, kind, options)
     direct = kind in GRAPH_FORMATS and not any((options.form == "keras", options.inputs, options.start, options.end))
     if not direct:
         options = replace(options, form="keras")

@@ -198,6 +198,31 @@ def _as_imported(model: Model, path: Path) -> Model:
 
 
 GRAPH_FORMATS = ("tflite", "onnx")  # formats that have a direct way
+SAYS = {"start": "--from", "end": "--to", "inputs": "--input", "module": "--module", "weights": "--weights"}
+_CODE = frozenset({"module", "weights"})
+NOT_FOR: Mapping[str, frozenset[str]] = {  # options that have no meaning for a format
+    "caffe": frozenset({"module"}),
+    "checkpoint": _CODE,
+    "graphdef": _CODE,
+    "h5": frozenset({"start", "end", *_CODE}),
+    "jax": frozenset({"start", "end", "weights"}),
+    "keras": frozenset(SAYS),
+    "mxnet": frozenset({"module"}),
+    "onnx": _CODE,
+    "saved_model": _CODE,
+    "tflite": frozenset({"start", "end", *_CODE}),
+    "torch": frozenset({"start", "end", "weights"}),
+}
+
+
+def refuse_unused(path: Path, kind: str, options: LoadOptions) -> None:
+    """Raise UsageError for options that a file of this format would silently ignore."""
+    given = [SAYS[k] for k in SAYS if getattr(options, k) and k in NOT_FOR.get(kind, frozenset())]
+    if given:
+        raise UsageError(
+            f"{' and '.join(given)} {'means' if len(given) == 1 else 'mean'} nothing for {path.name}, a file of the format '{kind}'",
+            next="leave it out" if len(given) == 1 else "leave them out",
+        )
 
 
 def load(path: Path | str, options: LoadOptions | None = None, **more: Any) -> Model:
@@ -211,6 +236,7 @@ def load(path: Path | str, options: LoadOptions | None = None, **more: Any) -> M
     """
     path, options = Path(path), _with(options or LoadOptions(), more)
     kind = sniff(path)
+    refuse_unused(path, kind, options)
     if kind != "tflite" or options.form == "keras":
         model: Model = find("importer", kind)(path, options)
         return _as_imported(model, path) if kind == "keras" else model

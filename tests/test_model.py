@@ -209,6 +209,18 @@ def test_a_keras_model_comes_back_as_it_was(zoo: Any, tmp_path: Path) -> None:
     np.testing.assert_array_equal(back.net.predict(x[:8], verbose=0), net.predict(x[:8], verbose=0))
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"start": ("a",), "inputs": {"x": "1x3"}}, "--from and --input mean nothing for digits.keras"),
+        ({"module": "net.py:build"}, "--module means nothing for digits.keras, a file of the format 'keras'"),
+    ],
+)
+def test_options_that_would_be_ignored_are_errors(given: dict[str, Any], told: str) -> None:
+    with pytest.raises(UsageError, match=told):
+        load(Path(__file__).parents[1] / "examples/digits.keras", **given)
+
+
 def test_a_keras_file_may_have_an_input_that_is_one_number(tmp_path: Path) -> None:
     """As the sampling rate of speech models; such a file could not be read again."""
     keras = pytest.importorskip("keras", reason="needs pip install 'edgedl[compress]'")

@@ -12,7 +12,7 @@ from ..comparing import compare_models
 from ..inspection import inspect_model
 from ..model import LoadOptions
 from ..options import build
-from ..report import printable, proof_table, relative
+from ..report import printable, proof_table, relative, tensor_lines
 from . import options
 from .display import Display
 
@@ -109,7 +109,6 @@ def _summary(found: dict[str, Any]) -> str:
         f"\n{found['path']}: {found['format']}, {found['bytes']:,} bytes, {found['parameters']:,} parameters, "
         f"{found['macs'] / 1e6:,.2f} MMAC, largest activation {found['largest_activation_bytes']:,} bytes"
     ]
-    lines += [f"  input   {s['name']} {s['shape']} {s['dtype']}" for s in found["inputs"]]
-    lines += [f"  output  {s['name']} {s['shape']} {s['dtype']}" for s in found["outputs"]]
+    lines += tensor_lines(found)
     lines += [f"  target  {t['target']}: {t['verdict']}" for t in found["targets"]]
     return "\n".join([*lines, *(f"  note    {n}" for n in found["notes"])])
