@@ -38,7 +38,7 @@ def test_it_is_as_the_schema_says(imported: tuple[dict[str, Any], str]) -> None:
 def test_the_terminal_says_against_whom_and_how_far(imported: tuple[dict[str, Any], str]) -> None:
     text = " ".join(render_terminal(imported[0], width=100, color=False).split())
     assert (
-        "imported model held to onnxruntime 1.31.1 and torch 2.13.0: its output differs by at most not comparable"
+        "imported model held to onnxruntime 1.31.1 and torch 2.13.0 on generated inputs: its output differs by at most not comparable"
         in text
     )
     assert "2 transposes left" in text

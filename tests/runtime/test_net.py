@@ -234,7 +234,7 @@ def test_it_imports_numpy_and_one_interpreter() -> None:
         [sys.executable, "-c", code, str(DATA / "dense_float.tflite")], capture_output=True, text=True, check=True
     )
     ours, before, after = (set(eval(line)) for line in done.stdout.splitlines())
-    engine = {"engine", "engine.base", "engine.litert", "engine.ort"}
+    engine = {"engine", "engine.base", "engine.litert", "engine.ort", "engine.protobuf"}
     allowed = {"runtime", "runtime.net", "runtime.fast", "artifact", "errors", "preprocess"} | engine
     assert ours == {f"edgedl.{m}" for m in allowed}
     heavy = {"tensorflow", "keras", "onnx", "onnxruntime", "torch", "ai_edge_quantizer", "sklearn", "PIL", "click"}
