@@ -72,7 +72,7 @@ def source(path: Path, options: LoadOptions) -> Source:
         ) from problem
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
         raise ModelError(f"{path} is damaged: its layers do not fit together ({reason(error)})", next=AGAIN) from error
-    if wrong := [n for n in shapes if n not in network.emit.inputs]:
+    if wrong := [n for n in shapes if n and n not in network.emit.inputs]:
         raise UsageError(
             f"{path.name} has no input '{wrong[0]}'", next=f"its inputs are {', '.join(network.emit.inputs)}"
         )

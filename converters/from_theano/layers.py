@@ -257,9 +257,12 @@ def conv_1d(s: Layer, x: str) -> str:
 
 @layer("Conv2DTranspose")
 def conv_2d_transpose(s: Layer, x: str) -> str:
-    """Kernels of Keras 2 are [rows, columns, out, in]; of Keras 1 [in, out, rows, columns] with channels first."""
+    """Kernels of Keras 2 are [rows, columns, out, in]; of Keras 1 those of a convolution, [out, in, rows, columns] with
+    channels first (`preprocess_weights_for_loading` of Keras 2)."""
     w = s.weight(0, 4)
-    kernel = w if s.old and s.first else w.transpose(2, 3, 0, 1) if s.old else w.transpose(3, 2, 0, 1)
+    kernel = (
+        w.transpose(1, 0, 2, 3) if s.old and s.first else w.transpose(2, 3, 0, 1) if s.old else w.transpose(3, 2, 0, 1)
+    )
     if s.theano:
         kernel = kernel[:, :, ::-1, ::-1]
     strides, size = s.pair("strides", 1), list(kernel.shape[2:])
@@ -268,11 +271,32 @@ def conv_2d_transpose(s: Layer, x: str) -> str:
         raise Unsupported("output_padding, dilations and padding other than valid and same are not known here")
     if s.theano and padding == "same":
         raise Unsupported("same padding of a transposed convolution with Theano is not known here")
+    value = s.to_first(x)
     surplus = [max(k - t, 0) if padding == "same" else 0 for k, t in zip(size, strides, strict=True)]
     extra = [max(t - k, 0) for k, t in zip(size, strides, strict=True)]
-    y = s("ConvTranspose", s.to_first(x), s.constant(kernel, "kernel"), strides=strides, kernel_shape=size,
+    if s.old and padding == "valid":
+        extra = stated(s, s.shape(value)[2:], size, strides) or extra
+    y = s("ConvTranspose", value, s.constant(kernel, "kernel"), strides=strides, kernel_shape=size,
           pads=[p // 2 for p in surplus] + [p - p // 2 for p in surplus], output_padding=extra)  # fmt: skip
+    wanted = written(s)
+    if wanted and s.shape(y)[2:] != wanted:
+        raise Unsupported(f"its output_shape {wanted} is not that of its input, kernel and stride, {s.shape(y)[2:]}")
     return finished(s, y, 1)
+
+
+def written(s: Layer) -> list[Any]:
+    """Rows and columns of a result whose shape Keras 1 wrote into the file; nothing where it did not."""
+    shape = s.config.get("output_shape") if s.old else None
+    if not isinstance(shape, list) or len(shape) != 4 or None in shape[1:]:
+        return []
+    return shape[2:] if s.first else shape[1:3]
+
+
+def stated(s: Layer, sizes: list[int | None], kernel: list[int], strides: list[int]) -> list[int]:
+    """How much longer than the smallest the result of a transposed convolution is said to be, by its shape in the file."""
+    whole = zip(written(s), sizes, kernel, strides, strict=False)
+    found = [n - ((size - 1) * t + k) for n, size, k, t in whole if size is not None]
+    return found if len(found) == 2 and all(0 <= f < t for f, t in zip(found, strides, strict=True)) else []
 
 
 def depthwise_kernel(w: Array) -> Array:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...artifact import Array
-from ...errors import ModelError
+from ...errors import ModelError, UsageError
 from .._emit import Emit
 from .layers import HANDLERS, Layer, Unsupported, modern
 
@@ -72,7 +72,7 @@ class Network:
         entries = _listed(config)
         first = entries[0]["config"]
         if given is None and first.get("batch_input_shape") is None and entries[0]["class_name"] in CONTAINERS:
-            found = self._model(entries[0], None, weights, shapes, depth + 1)
+            found = self._model(entries[0], None, self._within(entries[0], weights), shapes, depth + 1)
             last, value = found[0]
             entries = entries[1:]
         elif given is None:
@@ -133,8 +133,7 @@ class Network:
         kind = str(entry["class_name"])
         own = weights.get(name, [])
         if kind in CONTAINERS:
-            inner = share(entry, own, self.old)
-            return [v for _, v in self._model(entry, x, inner, shapes, depth + 1)]
+            return [v for _, v in self._model(entry, x, self._within(entry, weights), shapes, depth + 1)]
         if kind == "InputLayer":
             return x
         kind, settings = modern(kind, entry["config"])
@@ -147,8 +146,24 @@ class Network:
             self.problems.append(f"layer '{name}' ({entry['class_name']}): {reason}")
             return x[:1]
 
+    def _within(self, entry: dict[str, Any], weights: dict[str, list[Array]]) -> dict[str, list[Array]]:
+        """The weights of a nested model's layers; Keras 1 wrote those of a Sequential in a Sequential by their own names."""
+        config = entry["config"]
+        own = weights.get(str(config.get("name") if isinstance(config, dict) else entry.get("name")), [])
+        try:
+            return share(entry, own) if own else weights
+        except Unsupported as reason:
+            raise ModelError(
+                f"cannot load {self.name}: {reason}", next="docs/importers/theano.md lists the layers"
+            ) from reason
+
     def _input(self, name: str, config: dict[str, Any], shapes: Shapes) -> str:
-        shape = shapes.get(name) or config.get("batch_input_shape")
+        if "" in shapes and self.emit.inputs:
+            raise UsageError(
+                "a shape without a name is for one input, and the model has several",
+                next=f"write --input NAME=SHAPE, with one of {self.emit.inputs[0]}, {name}",
+            )
+        shape = shapes.get(name) or shapes.get("") or config.get("batch_input_shape")
         if shape is None and config.get("input_dim"):
             shape = [None, config["input_dim"]]
         if shape is None:
@@ -167,10 +182,7 @@ def _references(value: Any) -> list[tuple[str, int, int]]:
     return [(str(v[0]), int(v[1]), int(v[2])) for v in value]
 
 
-TRAINABLE = {"BatchNormalization": 2}  # of a layer's weights, where not all are
-
-
-def share(entry: dict[str, Any], weights: list[Array], old: bool) -> dict[str, list[Array]]:
+def share(entry: dict[str, Any], weights: list[Array]) -> dict[str, list[Array]]:
     """A nested model's weights by layer: Keras writes all that are trained, layer by layer, and then the others.
 
     Raises Unsupported where they cannot be told apart.
@@ -194,16 +206,21 @@ def _counts(entry: dict[str, Any]) -> list[tuple[str, int, int]]:
         if inner["class_name"] in CONTAINERS:
             raise Unsupported("models are nested more than once")
         kind, config = modern(str(inner["class_name"]), inner["config"])
-        if kind == "BatchNormalization":
-            found.append((name, bool(config.get("scale", True)) + bool(config.get("center", True)), 2))
-        elif kind in ("Dense", "Conv1D", "Conv2D", "Conv2DTranspose", "DepthwiseConv2D"):
-            found.append((name, 1 + bool(config.get("use_bias", True)), 0))
-        elif kind == "SeparableConv2D":
-            found.append((name, 2 + bool(config.get("use_bias", True)), 0))
-        elif kind in ("Embedding", "PReLU"):
-            found.append((name, 1, 0))
-        elif kind in ("LSTM", "GRU", "SimpleRNN", "Bidirectional", "TimeDistributed"):
+        if kind in ("LSTM", "GRU", "SimpleRNN", "Bidirectional", "TimeDistributed"):
             raise Unsupported(f"'{name}' ({kind}) is in a nested model")
-        else:
-            found.append((name, 0, 0))
+        trained, fixed = _count(kind, config)
+        frozen = config.get("trainable") is False  # a frozen layer's weights are all among "the others"
+        found.append((name, 0, trained + fixed) if frozen else (name, trained, fixed))
     return found
+
+
+def _count(kind: str, config: dict[str, Any]) -> tuple[int, int]:
+    """How many weights of a layer are trained, and how many are not."""
+    bias = bool(config.get("use_bias", True))
+    if kind == "BatchNormalization":
+        return bool(config.get("scale", True)) + bool(config.get("center", True)), 2
+    if kind in ("Dense", "Conv1D", "Conv2D", "Conv2DTranspose", "DepthwiseConv2D"):
+        return 1 + bias, 0
+    if kind == "SeparableConv2D":
+        return 2 + bias, 0
+    return (1, 0) if kind in ("Embedding", "PReLU") else (0, 0)

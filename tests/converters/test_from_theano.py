@@ -184,6 +184,53 @@ def test_transposed_and_dilated_convolutions_are_turned_too(tmp_path: Path) -> N
     agrees(path, x, F.conv2d(y, turned(v.transpose(3, 2, 0, 1)), dilation=2))
 
 
+def test_transposed_convolutions_of_keras_1_say_their_shape(tmp_path: Path) -> None:
+    """Its kernels are [out, in, rows, columns]; with a stride of 2, 5 rows become 11 or 12."""
+    w, b, x = normal(3, 3, 3, 3), normal(3), normal(2, 3, 5, 6)
+    up = conv1("up", 3, 3, 3, by=2, batch_input_shape=[None, 3, 5, 6], output_shape=[None, 3, 12, 13])
+    config = {"class_name": "Sequential", "config": [{**up, "class_name": "Deconvolution2D"}]}
+    path = write(tmp_path / "up.h5", config, {"up": [w, b]}, "1.2.2", "theano")
+    kernel = turned(w.transpose(1, 0, 2, 3))
+    y = F.conv_transpose2d(t(x), kernel, t(b), stride=2, output_padding=(1, 0))
+    agrees(path, x, torch.relu(y))
+    up["config"]["output_shape"] = [None, 3, 15, 13]
+    config["config"] = [{**up, "class_name": "Deconvolution2D"}]
+    with pytest.raises(ModelError, match="output_shape"):
+        load(write(path, config, {"up": [w, b]}, "1.2.2", "theano"))
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_frozen_layers_of_a_nested_model_keep_their_own_weights(frozen: bool, tmp_path: Path) -> None:
+    """Keras writes all that is trained first: the mean of a frozen layer does not wait for that."""
+    more = {"mode": 0, "epsilon": 1e-3, "axis": 1}
+    norms = [layer("BatchNormalization", n, **more) for n in "ab"]
+    norms[0]["config"]["batch_input_shape"] = [None, 3, 4, 4]
+    for one in norms:
+        one["config"]["trainable"] = not frozen
+    inner = {"class_name": "Sequential", "config": {"name": "base", "layers": norms}}
+    act = layer("Activation", "r", activation="relu", data_format="channels_first")
+    a, b = ([normal(3), normal(3), normal(3), normal(3) ** 2 + 1] for _ in range(2))
+    weights = [*a, *b] if frozen else [*a[:2], *b[:2], *a[2:], *b[2:]]
+    path = write(tmp_path / "m.h5", {"class_name": "Sequential", "config": [inner, act]}, {"base": weights}, "1.2.2")
+    x = normal(2, 3, 4, 4)
+    y = t(x)
+    for gamma, beta, mean, variance in (a, b):
+        y = F.batch_norm(y, t(mean), t(variance), t(gamma), t(beta), eps=1e-3)
+    agrees(path, x, torch.relu(y))
+
+
+def test_a_shape_without_a_name_is_that_of_the_only_input(tmp_path: Path) -> None:
+    one = conv1("c", 2, 3, 3)
+    path = write(
+        tmp_path / "m.h5",
+        {"class_name": "Sequential", "config": [one]},
+        {"c": [normal(2, 3, 3, 3), normal(2)]},
+        "1.2.2",
+    )
+    model = load(path, LoadOptions(inputs={"": "?x3x8x9"}))
+    assert model.inputs[0].shape == (None, 8, 9, 3)
+
+
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
 def test_gates_of_keras_1_are_arrays_of_their_own(kind: str, tmp_path: Path) -> None:
     """LSTM i, c, f, o and GRU z, r, h, three arrays each; the oracle is tf_keras with them joined in its order."""
