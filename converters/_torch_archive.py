@@ -12,6 +12,7 @@ import json
 import pickle
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ SCRIPT_FILE = re.compile(rf"\.{GAP}({FILES})")
 SCRIPT_SPACE = re.compile(rf"(?<![\w.])ops{GAP}\.{GAP}(\w+)")
 NAMES = frozenset(("Max", "Min", "Mod", "PythonMod", "FloorDiv", "CeilDiv", "CeilToInt", "FloorToInt", "TruncToInt", "CleanDiv", "IntTrueDiv", "FloatTrueDiv", "ToFloat", "PowByNatural", "Eq", "Ne", "Gt", "Ge", "Lt", "Le", "And", "Or", "Not", "True", "False", "Abs", "ceiling", "floor", "Identity", "Where", "int_oo", "oo", "Symbol", "Mul", "Add", "Pow", "Rational", "Float", "precision", "Integer", "positive", "integer", "nonnegative", "zero", "nonzero"))  # fmt: skip
 TREES = ("builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict", "collections.namedtuple", "torch.Size", "torch.fx.immutable_collections.immutable_list", "torch.fx.immutable_collections.immutable_dict", "null")  # fmt: skip
-READ_ERRORS = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, OSError, AssertionError, MemoryError, OverflowError, ImportError, zipfile.BadZipFile, pickle.UnpicklingError)  # fmt: skip
+READ_ERRORS = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, OSError, AssertionError, MemoryError, OverflowError, ImportError, zipfile.BadZipFile, zlib.error, pickle.UnpicklingError)  # fmt: skip
 SAFETENSORS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1", "BOOL": "?"}  # fmt: skip
 
 

@@ -6,6 +6,7 @@ order.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import io
 import json
@@ -171,7 +172,7 @@ def test_torchscript_whose_forward_calls_itself_otherwise(tmp_path: Path) -> Non
     """What `self` is called is the author's choice."""
 
     class Odd(nn.Module):
-        def forward(this, x: Any) -> Any:  # noqa: N805
+        def forward(this, x):  # type: ignore[no-untyped-def]
             return x * 2
 
     torch.jit.script(Odd()).save(tmp_path / "m.pt")
@@ -251,13 +252,13 @@ def test_torchscript_scripted(tmp_path: Path) -> None:
 
 
 class Writes(nn.Module):
-    def forward(self, x: Any) -> Any:
+    def forward(self, x):  # type: ignore[no-untyped-def]
         torch.save(x, "written.bin")
         return x
 
 
 class Maps(nn.Module):
-    def forward(self, x: Any) -> Any:
+    def forward(self, x):  # type: ignore[no-untyped-def]
         return x + torch.from_file("written.bin", shared=True, size=16, dtype=torch.uint8).fill_(65).sum()
 
 
@@ -265,9 +266,23 @@ class Maps(nn.Module):
 def test_torchscript_that_touches_files_is_not_run(kind: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     torch.jit.script(kind()).save("m.pt")
-    with pytest.raises(UnsafeModelError, match="save|from_file"):
+    with pytest.raises(UnsafeModelError, match=r"save|from_file"):
         from_torch.source(Path("m.pt"), LoadOptions(inputs={"x": "1x8"}))
     assert not (tmp_path / "written.bin").exists()
+
+
+def test_damaged_torchscript_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "m.pt"
+    torch.jit.script(nn.Linear(8, 4)).save(path)
+    data = path.read_bytes()
+    with zipfile.ZipFile(path) as file:
+        packed = [i.header_offset for i in file.infolist() if i.compress_type]
+    for place in packed:  # the beginning of what is compressed
+        broken = bytearray(data)
+        broken[place + 120 : place + 200] = bytes(b ^ 0x5A for b in data[place + 120 : place + 200])
+        path.write_bytes(broken)
+        with contextlib.suppress(ModelError):
+            from_torch.source(path, LoadOptions(inputs={"": "1x8"}))
 
 
 def test_torchscript_is_looked_through_in_any_spelling() -> None:
@@ -364,7 +379,7 @@ def _call(content: dict[str, Any], target: str) -> None:
         "torch.ops.aten.from_file.default",
         "torch.ops.aten.from_file",
         "torch.ops.aten.save.default",
-    ],  # fmt: skip
+    ],
 )
 def test_a_program_that_calls_anything_else_is_refused(target: str, program: Path, tmp_path: Path) -> None:
     path = doctored(program, tmp_path / "m.pt2", lambda c: _call(c, target))
