@@ -420,3 +420,11 @@ def test_super_resolution(assets: Path) -> None:
     worst = max(entry["max_relative"] for entry in loaded.proof)
     print(f"\nFSRCNN_x2: {worst:.1e}")
     assert worst <= 1e-4
+
+
+@pytest.mark.parametrize("op", ["GenerateVocabRemapping", "LoadAndRemapMatrix", "TFRecordDatasetV2", "CSVDatasetV2", "DatasetToTFRecord", "DebugIdentityV3", "DistributedSave", "ReaderRead", "WriteGraphSummary", "DecodeProtoV2"])  # fmt: skip
+def test_every_way_out_of_a_graph_is_refused(op: str) -> None:
+    graph = tensorflow().compat.v1.GraphDef()
+    graph.library.function.add().node_def.add(name="n", op=op)
+    with pytest.raises(UnsafeModelError, match=op):
+        _tf_graph.refuse_file_ops("m.pb", [graph])
