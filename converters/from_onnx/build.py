@@ -51,7 +51,9 @@ def build(graph: Graph, *, freed: bool, name: str) -> Imported:
     net = _network(inputs, outputs, name)
     specs_in = tuple(TensorSpec(i.name, tuple(t.shape), t.dtype) for i, t in zip(graph.inputs, inputs, strict=True))
     specs_out = tuple(TensorSpec(n, tuple(t.shape), t.dtype) for n, t in zip(graph.outputs, outputs, strict=True))
-    ranges = {_layer(v): v.range for v in values.values() if v.range is not None and v.tensor is not None}
+    kept = {o.name for o in net.operations}
+    told = {_layer(v): v.range for v in values.values() if v.range is not None and v.tensor is not None}
+    ranges = {name: found for name, found in told.items() if name in kept}
     computed = {k: v for k, v in values.items() if v.tensor is not None}
     batch = {n: at for n in graph.outputs if (at := _batch_axis(values[n])) is not None}
     return Imported(net, specs_in, specs_out, {**layouts, **out_layouts}, computed, ranges, batch)

@@ -40,12 +40,15 @@ def floats(source: Source) -> Source:
 def plan_of(source: Source, imported: Imported) -> QuantizationPlan | None:
     """The ranges that the original was quantized with, by Keras layer, as a plan; None where it was not."""
     ranges: dict[str, Range] = dict(imported.ranges)
+    kept = {o.name for o in imported.net.operations}
     for name, (low, high) in source.ranges.items():
         value = imported.values.get(name)
         history = getattr(None if value is None else value.tensor, "_keras_history", None)
         if history is None or not np.isfinite([low, high]).all():
             continue
         layer = str(history.operation.name)
+        if layer not in kept:
+            continue
         have = ranges.get(layer, (low, high))
         ranges[layer] = (min(have[0], low), max(have[1], high))
     return QuantizationPlan(scheme="int8", ranges=ranges) if ranges else None

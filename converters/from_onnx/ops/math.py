@@ -205,9 +205,13 @@ for _name, _function in {
 
 @op("Relu")
 def relu(b: Builder, node: Node, x: Value) -> Value:
-    if x.dtype.startswith("float"):
-        return x.like(b.layer("ReLU", x.tensor), positive=True)
-    return b.unary(lambda t: keras().ops.maximum(t, 0), x, positive=True)
+    if not x.dtype.startswith("float"):
+        return b.unary(lambda t: keras().ops.maximum(t, 0), x, positive=True)
+    maker = x.tensor._keras_history.operation
+    if type(maker).__name__ == "Gelu":  # the same in the other order, which TensorFlow Lite has an operator for
+        positive = b.layer("ReLU", maker.input)
+        return x.like(b.named(keras().ops.gelu(positive, approximate=maker.approximate)), positive=True)
+    return x.like(b.layer("ReLU", x.tensor), positive=True)
 
 
 @op("Clip")

@@ -154,3 +154,18 @@ def test_probabilities_of_noise_may_be_rounded(tmp_path: Path) -> None:
     model, found, wanted = both(path, x)
     assert model.proof[0]["max_relative"] <= 1e-3
     np.testing.assert_allclose(found, wanted, atol=3e-7)
+
+
+def test_a_gelu_cut_at_zero_goes_out_to_tflite(tmp_path: Path) -> None:
+    from edgedl.data import Dataset, Split
+    from edgedl.registry import find
+
+    x = np.linspace(-3, 3, 8, dtype=np.float32)[None]
+    nodes = [N("Erf", ["s"], ["e"]), N("Add", ["e", "one"], ["p"]), N("Mul", ["x", "p"], ["q"])]
+    nodes = [N("Div", ["x", "root"], ["s"]), *nodes, N("Mul", ["q", "half"], ["g"]), N("Relu", ["g"], ["y"])]
+    constants = {"root": np.float32(2**0.5), "one": np.float32(1), "half": np.float32(0.5)}
+    model, found, wanted = both(saved(tmp_path / "m.onnx", nodes, x, "N", **constants), x)
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    split = Split({"x": x})
+    artifact = find("converter", "tflite")()(model, Dataset(split, split), tmp_path / "m.tflite")
+    assert artifact.path.is_file()
