@@ -21,6 +21,7 @@ from .graph import nodes, tidy, unique_names
 from .masks import soften
 from .quantizer import Job, Left, quantize
 from .ranges import Trial, measure, observe, samples
+from .scales import fold_scales
 
 TOOLS = ("tensorflow", "keras", "ai-edge-litert", "ai-edge-quantizer")
 FLOAT = QuantizationPlan(scheme="float32")
@@ -71,6 +72,7 @@ def _float(model: Model, plan: QuantizationPlan, base: Path | None, layouts: Lay
     else:
         graph = fb.parse(export(model, unroll=plan.is_static, layouts=layouts), "the converter's output")
         interface.order_by_signature(graph)
+        fold_scales(graph)
     unique_names(graph)
     interface.rename_signature(graph, *_names(model))
     return graph

@@ -32,7 +32,7 @@ def conv_in_blocks(b: Builder, node: Node, x: Value, w: Value, bias: Value | Non
     c = w.array.shape[0] // (r * s)
     turned = [w.array, *([] if bias is None else [bias.array.reshape(-1)])]
     turned = [np.moveaxis(a.reshape(c, r * s, *a.shape[1:]), 0, 1).reshape(a.shape) for a in turned]
-    out = conv(b, node, x, *(Value.of_constant(np.ascontiguousarray(a)) for a in turned))
+    out: Value = conv(b, node, x, *(Value.of_constant(np.ascontiguousarray(a)) for a in turned))
     depth, rows, columns = Factor(c), Factor(r), Factor(s)
     dims = (out.dims[0], (depth, rows, columns), *out.dims[2:])
     axes = tuple((rows, columns, depth) if axis == out.dims[1] else axis for axis in out.axes)
