@@ -26,6 +26,10 @@ MODELS: tuple[tuple[str, Options], ...] = (
     ("magika/standard_v3_3.onnx", {}),
     ("stm32_samples/mobilenet_v2_128_0.5_notebook.onnx", {}),
     ("stm32_samples/yamnet_256_64x96_tl.onnx", {}),
+    (
+        "pytorch_resnet_cifar10/resnet20-12fca82f.th",
+        {"module": f"{HERE.parent}/examples/resnet20_torch.py:ResNet20", "inputs": {"x": "1x3x32x32"}},
+    ),
     ("caffe_lenet_mnist/lenet.prototxt", {}),
     ("ultraface/RFB-320.prototxt", {}),
     ("mtcnn_caffe_mxnet/det1.prototxt", {}),
@@ -77,7 +81,7 @@ def row(path: Path, options: Options, peer: str) -> None:
     error, transposes = exported(model)
     figure(f"{path.name} float .tflite", f"{error:.1e}", "<= 1e-3", error <= 1e-3)
     meant = MEANT.get(path.name, 0)
-    figure(f"{path.name} transposes in the .tflite", str(transposes), f"<= {meant}", transposes <= meant)
+    figure(f"{path.name} transposes", str(transposes), f"<= {meant}", transposes <= meant)
     print(f"    {seconds:.1f} s, against {', '.join(dict.fromkeys(e['against'] for e in model.proof))}")
     if peer and path.suffix == ".onnx":
         print(f"    onnx2keras: {of_peer(peer, path, model)}", flush=True)
@@ -99,9 +103,8 @@ def exported(model: Any) -> tuple[float, int]:
         ToTflite()(model, dataset, out)
         found = predict(describe(out), feed)
         transposes = sum(layer.op == "TRANSPOSE" for layer in find("inspector", "tflite")().layers(out))
-    values = model.net.predict(
-        [feed[s.name] for s in model.inputs], batch_size=len(next(iter(feed.values()))), verbose=0
-    )
+    given = [feed[s.name] for s in model.inputs]
+    values = model.net.predict(given if len(given) > 1 else given[0], batch_size=len(given[0]), verbose=0)
     wanted = values if isinstance(values, list) else [values]
     gaps = [
         float(np.abs(found[s.name].reshape(-1) - w.reshape(-1)).max() / max(float(np.abs(w).max()), 1e-6))

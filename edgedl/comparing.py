@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from .artifact import Array, TensorSpec
+from .artifact import Array, Artifact, TensorSpec
 from .data import DataOptions
 from .data import load as load_data
 from .engine import describe
 from .errors import ModelError
 from .layouts import inverse, layouts_of
+from .metrics import sqnr_db
 from .model import LoadOptions, Model, load, refuse_unused
 from .options import build, everything
 from .registry import find, names, resolve
@@ -37,8 +38,9 @@ def compare_models(
 ) -> dict[str, Any]:
     """`model` (a .keras that was imported, or a .tflite or .onnx) against a fresh import of `original`, in a child process.
 
-    Returns "outputs" (entries as in Model.proof; a difference that cannot be told is None), "same" (all within 1e-3 of
-    their largest value), "first" (the first node of the original that computes something else, of a .keras) and notes.
+    Returns "outputs" (entries as in Model.proof; a difference that cannot be told is None; "sqnr_db" of a .tflite or
+    .onnx), "same" (all within 1e-3 of their largest value), "first" (the first node of the original that computes
+    something else, of a .keras), "scheme" (of an artifact that edgedl wrote, else "") and notes.
     `options` say how the original is loaded. Raises EdgedlError.
     """
     wanted = replace(options or LoadOptions(), form="keras")
@@ -55,7 +57,7 @@ def compare(path: str, original: str, options: Mapping[str, Any]) -> dict[str, A
     """The child's part of `compare_models`."""
     wanted, kind = build(LoadOptions, options, "load"), sniff(Path(original))
     model = load(path, allow_unsafe=wanted.allow_unsafe)
-    first, notes = None, []
+    first, notes, scheme = None, [], ""
     source = find("source", kind)(Path(original), wanted) if model.is_keras and kind in names("source") else None
     if source is not None:
         held = resolve(resolve("edgedl.converters:COMPARE"))
@@ -63,10 +65,15 @@ def compare(path: str, original: str, options: Mapping[str, Any]) -> dict[str, A
     else:
         entries = held_to(model, load(original, wanted), Path(original).name)
         if not model.is_keras:
-            notes.append("the first node that differs can be told of a .keras file only")
+            artifact = Artifact.load(Path(path))
+            scheme = artifact.scheme if artifact is not None else ""
+    same = all(entry["max_relative"] <= SAME for entry in entries)
+    if not same and not model.is_keras and scheme in ("", "float32", "unknown"):
+        notes.append("the first node that differs can be told of a .keras file only")
     return {
         "outputs": [{k: _finite(v) for k, v in entry.items()} for entry in entries],
-        "same": all(entry["max_relative"] <= SAME for entry in entries),
+        "same": same,
+        "scheme": scheme,
         "first": None if first is None else {k: _finite(v) for k, v in asdict(first).items()},
         "notes": notes,
     }
@@ -98,6 +105,7 @@ def held_to(model: Model, original: Model, name: str) -> list[dict[str, Any]]:
             {
                 "output": spec.name, "against": f"{name}, imported", "inputs": len(next(iter(feed.values()))),
                 "max_relative": largest, "mean_relative": mean,
+                "sqnr_db": sqnr_db(wanted, found) if math.isfinite(largest) else None,
             }
         )  # fmt: skip
     return entries

@@ -65,6 +65,10 @@ def _comparison(found: dict[str, Any]) -> str:
     lines = [proof_table(found["outputs"]), ""]
     if found["same"]:
         lines.append(f"{found['path']} computes what {found['original']} computes")
+    elif found["scheme"] not in ("", "float32", "unknown"):
+        lines.append(
+            f"{found['path']} is quantized ({found['scheme']}): {_noise(found['outputs'])} against {found['original']}"
+        )
     elif first is None:
         lines.append(f"{found['path']} differs from {found['original']}")
     else:
@@ -74,6 +78,11 @@ def _comparison(found: dict[str, Any]) -> str:
             f"{shapes[0]} in the original, {shapes[1]} here, relative difference {relative(first['max_relative'])}"
         )
     return "\n".join([*lines, *(f"  note    {n}" for n in found["notes"])])
+
+
+def _noise(outputs: list[dict[str, Any]]) -> str:
+    known = [entry["sqnr_db"] for entry in outputs if entry.get("sqnr_db") is not None]
+    return f"signal to quantization noise {min(known):.1f} dB" if known else "outputs that cannot be compared"
 
 
 def table(header: list[str], rows: list[list[str]], text: int) -> str:

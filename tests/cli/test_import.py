@@ -6,6 +6,7 @@ import json
 import re
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from edgedl.data import DataOptions
 from edgedl.data import load as load_data
 from edgedl.engine import describe, predict
 from edgedl.errors import EdgedlError, ModelError, UsageError, WorkerError
-from edgedl.model import Model, save_keras
+from edgedl.model import Model, QuantizationPlan, save_keras
 from edgedl.registry import find
 from edgedl.worker import GIB, Worker
 
@@ -315,6 +316,18 @@ def test_an_artifact_against_its_original(net: Path, keep: bool, tmp_path: Path)
     found = comparing.compare(str(tmp_path / "net.tflite"), str(net), {"form": "keras"})
     assert found["same"]
     assert {e["output"] for e in found["outputs"]} == {"map.0", "logits"}
+
+
+def test_a_quantized_artifact_is_told_by_its_noise(
+    net: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = edgedl.load(net, form="keras")
+    data = load_data(DataOptions(), model.inputs, model.outputs)
+    convert = find("converter", "tflite")()
+    base = convert(model, data, tmp_path / "net.tflite")
+    convert(replace(model, plan=QuantizationPlan("int8")), data, tmp_path / "q.tflite", base=base.path)
+    assert run(["inspect", str(tmp_path / "q.tflite"), "--against", str(net)]) == 0
+    assert re.search(r"is quantized \(int8\): signal to quantization noise \d+\.\d dB", capsys.readouterr().out)
 
 
 def test_a_model_with_a_batch_of_its_own_runs_member_by_member(tmp_path: Path) -> None:
