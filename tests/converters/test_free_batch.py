@@ -95,3 +95,17 @@ def test_a_transposed_convolution_is_for_a_batch_of_one(tmp_path: Path) -> None:
     artifact, found = written(net, tmp_path / "m.tflite")
     assert found == {"TRANSPOSE_CONV": 1}
     assert artifact.inputs[0].shape == (1, 8, 12, 3)
+
+
+def test_nan_is_no_agreement() -> None:
+    from edgedl.converters._frameworks import tensorflow
+    from edgedl.converters.to_tflite import batches, exporter
+
+    def content(factor: float, batch: int) -> bytes:
+        x = keras().Input((64,))
+        y = keras().ops.sum(keras().ops.log(x), axis=1, keepdims=True) * factor
+        return exporter._converted(tensorflow(), keras().Model(x, y), batch, [None], [None])
+
+    pair = content(1.0, batches.BATCH)
+    assert batches._check(pair, content(1.0, 1), 0) is not None
+    assert batches._check(pair, content(2.0, 1), 0) is None
