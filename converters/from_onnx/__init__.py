@@ -50,7 +50,7 @@ def rebuilt(source: Source, path: Path, options: LoadOptions) -> tuple[Any, Any]
             if _agrees(source, imported, graph):
                 return graph, imported
         except ModelError:
-            pass
+            continue  # what is lacking is told of the graph as it came, below
     return _built(source, source.proto, path, options)
 
 

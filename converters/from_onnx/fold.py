@@ -64,7 +64,7 @@ def evaluated(node: Node, arrays: Sequence[Array | None]) -> list[Array]:
     """The outputs of one node by `onnx.reference`."""
     o = _onnx.onnx()
     names = [n if a is not None else "" for n, a in zip(node.proto.input, arrays, strict=True)]
-    feed = {n: _fit(a) for n, a in zip(names, arrays, strict=True) if n and a is not None}
+    feed = {n: np.asarray(a) for n, a in zip(names, arrays, strict=True) if n and a is not None}
     infos = [
         o.helper.make_tensor_value_info(n, o.helper.np_dtype_to_tensor_dtype(a.dtype), a.shape) for n, a in feed.items()
     ]
@@ -91,10 +91,6 @@ def _by_onnxruntime(model: Any, feed: dict[str, Array]) -> list[Array]:
     except _onnx.runtime_errors() as error:
         raise Unsupported(f"constants that cannot be computed ({_onnx.last_line(error)})") from error
     return found
-
-
-def _fit(array: Array) -> Array:
-    return np.asarray(array)
 
 
 @cache

@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
-from ...artifact import Array
 from ...errors import ModelError
 from .. import _onnx
 
@@ -80,10 +77,6 @@ class Node:
         """An attribute that is a list of texts."""
         return [v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in self.attributes.get(key, ())]
 
-    def tensor(self, key: str) -> Array | None:
-        """An attribute that is a tensor."""
-        return _onnx.array(self.attributes[key]) if key in self.attributes else None
-
     def wants(self, index: int) -> bool:
         """Whether anything is to be done for an output."""
         return index < len(self.proto.output) and bool(self.proto.output[index])
@@ -95,8 +88,3 @@ def axis_of(axis: int, rank: int) -> int:
     if not 0 <= found < max(rank, 1):
         raise Unsupported(f"axis {axis} of a tensor of rank {rank}")
     return found
-
-
-def as_list(array: Array) -> list[Any]:
-    """A constant of any rank as a flat list."""
-    return list(np.asarray(array).reshape(-1).tolist())

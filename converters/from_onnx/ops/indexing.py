@@ -143,7 +143,7 @@ def _linear(index: Any, lengths: Sequence[int]) -> Any:
 def gather_nd(b: Builder, node: Node, data: Value, indices: Value) -> Value:
     ops, lead = keras().ops, node.integer("batch_dims")
     if not data.is_constant and indices.is_constant and lead == 0:
-        inner = _per_member(b, indices, data, last=True)
+        inner = _per_member(b, indices, data)
         if inner is not None:
             return _gather_members(b, data, inner)
     source, index = b.materialized(data), b.materialized(indices)
@@ -171,7 +171,7 @@ def gather_nd(b: Builder, node: Node, data: Value, indices: Value) -> Value:
     return in_order(out, (*index.dims[:-1], *anew(rest_dims)))
 
 
-def _per_member(b: Builder, indices: Value, data: Value, *, last: bool) -> Array | None:
+def _per_member(b: Builder, indices: Value, data: Value) -> Array | None:
     """Constant index tuples [N, ..., k] whose first number only counts the batch, without it: [..., k - 1]."""
     if not data.dims or not is_free(data.dims[0]) or indices.constant is None or indices.constant.at[0].ndim < 2:
         return None
@@ -238,7 +238,7 @@ def _replaced(data: Any, places: Array, updates: Any, axis: int) -> Any:
 def scatter_nd(b: Builder, node: Node, data: Value, indices: Value, updates: Value) -> Value:
     ops, how = keras().ops, node.text("reduction", "none")
     source, change = b.materialized(data), b.materialized(updates)
-    inner = _per_member(b, indices, source, last=True)
+    inner = _per_member(b, indices, source)
     if inner is not None:
         if how != "none":
             raise Unsupported(f"the reduction '{how}' with a batch of any size")

@@ -93,8 +93,8 @@ def _slid(combine: Any, tensor: Any, kernel: Sequence[int], strides: Sequence[in
     """A reduction over windows, written as one strided slice for each place in the window."""
     lengths = tensor.shape[1:-1]
     counts = [(n - (k - 1) * d - 1) // s + 1 for n, k, s, d in zip(lengths, kernel, strides, dilations, strict=True)]
-    if int(np.prod(kernel)) > 256:
-        raise Unsupported("a dilated window of more than 256 entries")
+    if int(np.prod(kernel)) > MAX_PLACES:
+        raise Unsupported(f"a dilated window of more than {MAX_PLACES} entries")
     out = None
     for place in itertools.product(*(range(k) for k in kernel)):
         parts = [
