@@ -26,6 +26,7 @@ class Builder:
     reference: Any  # a Keras input: constants that must be tensors hang on it
     freed: bool = False  # whether the batch was 1 in the file and is any number here
     names: set[str] = field(default_factory=set)
+    renamed: dict[str, Any] = field(default_factory=dict)  # operations of Keras by the names they were given here
     node: Node | None = None
     scope: MutableMapping[str, Value] = field(default_factory=dict)  # what the names mean where the walk is
     depth: int = 0  # how many bodies of control flow the walk is in
@@ -104,8 +105,10 @@ class Builder:
         operation = getattr(tensor, "_keras_history", None)
         if operation is not None and self.node is not None:
             made = operation.operation
-            if made.name not in self.names:
+            known = made.name in self.names and isinstance(made, keras().Layer)
+            if not known and self.renamed.get(made.name) is not made:  # Keras's own "add_1" may be a node's name too
                 made.name = self.name()
+                self.renamed[made.name] = made
         return tensor
 
 
