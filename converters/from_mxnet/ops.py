@@ -169,7 +169,7 @@ def deconvolution(g: MxGraph, op: Op) -> None:
     kernel, shared = _windows(g, op, filters)
     n = len(kernel)
     adjust = op.ints("adj", n, 0)
-    if op.get("target_shape", (), (tuple, int)):
+    if any(op.ints("target_shape", n, 0)):  # zeros, which old files write, stand for none
         target, sizes = op.ints("target_shape", n, None), g.fixed(op.xs[0], 2)
         full = [
             s * (i - 1) + d * (k - 1) + 1
@@ -191,6 +191,8 @@ def _windows(g: MxGraph, op: Op, filters: Any) -> tuple[tuple[int, ...], dict[st
     n = g.rank(op.xs[0]) - 2
     if n not in (1, 2, 3) or not filters or filters < 1:
         raise Unsupported(f"its input {text(g.shape(op.xs[0]))} has no spatial dimensions")
+    if op.whole("num_group", 1) < 1:
+        raise Unsupported(f"it has {op.whole('num_group', 1)} groups")
     op.only("layout", "None", ("NCW", "NCHW", "NCDHW")[n - 1])
     kernel, pad = op.ints("kernel", n, None), op.ints("pad", n, 0)
     shared = {"strides": op.ints("stride", n, 1), "dilations": op.ints("dilate", n, 1), "pads": (*pad, *pad)}
@@ -356,7 +358,7 @@ def l2_normalization(g: MxGraph, op: Op) -> None:
 UNARY = {
     "sigmoid": "Sigmoid", "tanh": "Tanh", "relu": "Relu", "exp": "Exp", "log": "Log", "sqrt": "Sqrt", "abs": "Abs",
     "negative": "Neg", "_np_negative": "Neg", "sin": "Sin", "cos": "Cos", "floor": "Floor", "ceil": "Ceil",
-    "sign": "Sign", "erf": "Erf", "softsign": "Softsign", "reciprocal": "Reciprocal", "rint": "Round", "arctan": "Atan",
+    "sign": "Sign", "erf": "Erf", "softsign": "Softsign", "reciprocal": "Reciprocal", "arctan": "Atan",
     "_copy": "Identity", "identity": "Identity", "BlockGrad": "Identity", "stop_gradient": "Identity",
     "MakeLoss": "Identity", "make_loss": "Identity", "LinearRegressionOutput": "Identity", "SVMOutput": "Identity",
     "MAERegressionOutput": "Identity", "LogisticRegressionOutput": "Sigmoid", "amp_cast": "Identity",
@@ -437,6 +439,13 @@ def add_n(g: MxGraph, op: Op) -> None:
 def square(g: MxGraph, op: Op) -> None:
     """x * x."""
     g.add("Mul", op.xs[0], op.xs[0], name=op.name, out=op.outs[0])
+
+
+@builds("rint")
+def rint(g: MxGraph, op: Op) -> None:
+    """To the nearest whole number; a half goes down (`mshadow_op.h`), where ONNX's Round goes to the even one."""
+    half = g.scalar(0.5, op.xs[0], f"{op.name}/half")
+    g.add("Ceil", g.add("Sub", op.xs[0], half, name=f"{op.name}/shift"), name=op.name, out=op.outs[0])
 
 
 @builds("rsqrt")

@@ -354,3 +354,24 @@ def test_the_page_lists_every_operator() -> None:
     assert sorted(re.findall(r"`(\w+)`", " ".join(rows))) == sorted(OPS)
     refused = page[page.index("Refused, with the reason:") :].partition("All ")[0]
     assert sorted(re.findall(r"`(\w+)`", refused)) == sorted(REFUSED)
+
+
+def test_what_old_files_say_otherwise(tmp_path: Path) -> None:
+    """`mshadow_op.h`: rint takes a half down; `DeconvolutionParam::InferPad`: a target_shape of zeros is none."""
+    x = np.float32([[-1.5, -0.5, 0.5, 1.5, 2.5, 1.2]])
+    path = save(tmp_path, [null("data"), op("rint", "r", [[0, 0, 0]])], {}, [[1, 0, 0]])
+    (found,) = run(source(path, LoadOptions(inputs={"data": "1x6"})).proto, data=x)
+    assert_allclose(found, [[-2, -1, 0, 1, 2, 1]])
+    attrs = {"kernel": "(3, 3)", "num_filter": "2", "target_shape": "(0, 0)"}
+    up = [null("data"), null("w"), op("Deconvolution", "d", [[0, 0, 0], [1, 0, 0]], **attrs)]
+    path = save(tmp_path, up, {"arg:w": np.ones((1, 2, 3, 3), np.float32)}, [[2, 0, 0]])
+    shape = source(path, LoadOptions(inputs={"data": "1x1x4x4"})).proto.graph.output[0].type.tensor_type.shape
+    assert [d.dim_value for d in shape.dim] == [1, 2, 6, 6]
+    up[2] = op(
+        "Convolution", "d", [[0, 0, 0], [1, 0, 0]], kernel="(3, 3)", num_filter="2", num_group="0", no_bias="True"
+    )
+    with pytest.raises(ModelError, match="0 groups"):
+        source(
+            save(tmp_path, up, {"arg:w": np.ones((2, 1, 3, 3), np.float32)}, [[2, 0, 0]]),
+            LoadOptions(inputs={"data": "1x1x4x4"}),
+        )
