@@ -14,6 +14,7 @@ from ...layouts import Layouts, inverse
 from ...model import Model
 from .._frameworks import deep, keras, tensorflow
 from .batches import BATCH, freed, must_be_one
+from .erf import without_erf
 
 SIGNATURE = "serving_default"
 Perm = tuple[int, ...] | None
@@ -33,7 +34,7 @@ def export(model: Model, *, unroll: bool, layouts: Layouts) -> bytes:
     """
     _refuse_broken_weights(model.net)
     recurrent = has_rnn(model.net)
-    net = _unrolled(model.net) if recurrent and unroll else model.net
+    net = without_erf(_unrolled(model.net) if recurrent and unroll else model.net)
     tf = tensorflow()
     from tensorflow.lite.python.convert_phase import ConverterError
 

@@ -65,7 +65,6 @@ INSIDE = {
 }  # transposes in the .tflite that are inside a Keras layer: four for each attention
 WASTE = ("SHAPE", "PACK", "REDUCE_PROD", "BROADCAST_TO", "FILL", "SPACE_TO_BATCH_ND", "EXPAND_DIMS")  # of a free batch
 RECURRENT = {"lstm", "lstm_bidirectional", "gru", "gru_bidirectional", "rnn", "speech_stateful"}  # loops have their own
-NO_TFLITE = {"activations"}  # exact and tanh GELU of one tensor: TensorFlow shares x / 2, and knows neither any more
 
 
 @cache
@@ -133,8 +132,6 @@ def agree(found: dict[str, Any], reference: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", marked())
 @pytest.mark.parametrize("form", ["tflite", "onnx"])
 def test_what_came_in_goes_out_and_computes_the_same(imported: Any, form: str, name: str, tmp_path: Path) -> None:
-    if form == "tflite" and name in NO_TFLITE:
-        pytest.skip("TensorFlow Lite's converter does not know it")
     path, model, inputs = imported(name)
     if name in zoo().BATCH_AXES:
         inputs = {k: np.take(v, [0], zoo().BATCH_AXES[name].get(k, 0)) for k, v in inputs.items()}
