@@ -22,6 +22,7 @@ from ._tf_graph import Ends, display, tensor_name
 from ._tf_to_onnx import to_onnx
 
 DT_RESOURCE, DT_STRING = 20, 7  # of types.proto
+PART = re.compile(r"\.(meta|index|data-\d+-of-\d+)$|^checkpoint$")  # of a checkpoint
 
 
 def load_graphdef(path: Path, options: LoadOptions | None = None) -> Model:
@@ -48,7 +49,7 @@ def source(path: Path, options: LoadOptions) -> Source:
     file, fed and read at the same tensors. Raises ModelError (all operations that are not known, at once; where to cut
     a front end), UnsafeModelError (operations on files), UsageError.
     """
-    frozen = path.suffix in (".pb", ".pbtxt")
+    frozen = path.suffix in (".pb", ".pbtxt") or (path.is_file() and not PART.search(path.name))
     graph, asked = (_tf_graph.read(path), ()) if frozen else _checkpoint(path)
     return from_graph(path.name, graph, options, "TensorFlow frozen graph" if frozen else "TensorFlow 1 checkpoint",
                       end=asked, several=frozen)  # fmt: skip

@@ -285,5 +285,7 @@ def source_graph(
         if index in graph.bound or index < 0:
             raise ModelError(f"{name} is damaged: one of its inputs is there twice or nowhere", next=DAMAGED)
         graph.input(index, sizes.get(graph.wish(index), main.tensors[index].shape))
+    if not main.outputs:
+        raise ModelError(f"{name} is damaged: its graph has no output", next=DAMAGED)
     graph.run()
     return graph, graph.outputs()

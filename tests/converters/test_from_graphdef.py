@@ -428,3 +428,9 @@ def test_every_way_out_of_a_graph_is_refused(op: str) -> None:
     graph.library.function.add().node_def.add(name="n", op=op)
     with pytest.raises(UnsafeModelError, match=op):
         _tf_graph.refuse_file_ops("m.pb", [graph])
+
+
+def test_a_frozen_graph_may_have_any_name(tmp_path: Path) -> None:
+    path = frozen(tmp_path, lambda tf: tf.identity(tf.placeholder(tf.float32, [1, 3], "x") * 2.0, name="y"))
+    found = source(path.rename(tmp_path / "model.frozen"), LoadOptions())
+    assert found.how == "TensorFlow frozen graph"
