@@ -42,7 +42,7 @@ class Mode:
         default = "half_pixel" if node.opset >= 11 else "asymmetric"
         return cls(
             node.text("mode", "nearest"), node.text("coordinate_transformation_mode", default),
-            node.text("nearest_mode", "round_prefer_floor" if node.opset >= 11 else "floor"), node.real("cubic_coeff_a", -0.75),
+            node.text("nearest_mode", "round_prefer_floor" if node.opset >= 11 else "simple"), node.real("cubic_coeff_a", -0.75),
             bool(node.integer("exclude_outside")), bool(node.integer("antialias")), node.real("extrapolation_value"),
         )  # fmt: skip
 
@@ -100,6 +100,8 @@ def nearest(axis: Axis, mode: Mode) -> Array:
             index = np.floor(x)
         case "ceil":
             index = np.ceil(x)
+        case "simple":  # before opset 11, which does not say: as ONNX Runtime
+            index = np.ceil(x) if axis.scale < 1 else np.floor(x)
         case other:
             raise Unsupported(f"nearest_mode '{other}'")
     return np.asarray(np.clip(index, 0, axis.length - 1).astype(np.int64))

@@ -169,3 +169,12 @@ def test_a_gelu_cut_at_zero_goes_out_to_tflite(tmp_path: Path) -> None:
     split = Split({"x": x})
     artifact = find("converter", "tflite")()(model, Dataset(split, split), tmp_path / "m.tflite")
     assert artifact.path.is_file()
+
+
+@pytest.mark.parametrize("scale", [0.6, 0.5, 1.5, 2.0])
+def test_resize_of_opset_10_takes_the_entry_that_onnx_runtime_takes(scale: float, tmp_path: Path) -> None:
+    x = np.arange(50, dtype=np.float32).reshape(1, 2, 5, 5)
+    node = N("Resize", ["x", "s"], ["y"], mode="nearest")
+    path = saved(tmp_path / "m.onnx", [node], x, "N", opset=10, s=np.array([1, 1, scale, 1.0], np.float32))
+    _, found, wanted = both(path, x)
+    np.testing.assert_array_equal(found, wanted)
