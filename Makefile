@@ -42,7 +42,7 @@ frameworks: $(VENV)/.dev
 
 test: $(VENV)/.dev
 	@echo "== running the tests (about ten minutes on two cores)"
-	@$(BIN)/python -m pytest -q --durations=10
+	@$(BIN)/python -m pytest -q --durations=10 --numprocesses=2 --dist=loadfile
 
 acceptance: $(VENV)/.dev
 	@echo "== running the acceptance tests on $${EDGEDL_ASSETS:-nothing: set EDGEDL_ASSETS to the folder of models and data}"
