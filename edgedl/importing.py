@@ -10,6 +10,7 @@ from typing import Any
 
 from .artifact import write_atomic
 from .data import DataOptions
+from .data.sources import require
 from .errors import OutputError
 from .layouts import plain
 from .model import LoadOptions, Model, load, save_keras
@@ -46,6 +47,7 @@ def import_model(
     if not out.parent.is_dir():
         raise OutputError(f"there is no folder {out.parent}", next=f"mkdir -p {out.parent}")
     kind = sniff(model)
+    require("" if data is None else data.source)
     wanted = replace(options or LoadOptions(), form="keras")
     with (
         tempfile.TemporaryDirectory(prefix="edgedl-") as folder,

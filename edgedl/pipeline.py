@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from .artifact import Artifact
+from .data.sources import require
 from .errors import ConversionError, EdgedlError, MissingDependencyError, ModelError, TargetError, UsageError
 from .model import GRAPH_FORMATS
 from .options import everything
@@ -107,6 +108,8 @@ class Run:
         """Load the model and the data, and run the original on the data."""
         path = Path(self.recipe.model)
         kind = sniff(path)
+        for source in (self.recipe.data.source, self.recipe.data.calibration):
+            require(source)  # before the model is read, which may take minutes
         wanted = everything(replace(self.recipe.load, allow_unsafe=self.allow_unsafe))
         others = [digest(p) for p in belongings(path, kind, self.recipe.load)]
         self.model = self.step(

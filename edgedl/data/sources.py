@@ -25,17 +25,25 @@ READABLE = ".npz, .npy, 'x.npy,y.npy', .csv, .tsv, a folder of images or WAVs, '
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
+def require(source: str) -> list[Path]:
+    """The files that a source names, nothing for digits and functions. Raises DataError for one that is not there."""
+    if source in ("", "digits") or (_FUNCTION.fullmatch(source) and not Path(source).exists()):
+        return []
+    paths = [Path(source)] if Path(source).exists() else [Path(part.strip()) for part in source.split(",")]
+    for path in paths:
+        if not path.exists():
+            near = did_you_mean(path.name, [p.name for p in path.parent.glob("*")]) if path.parent.is_dir() else ""
+            raise DataError(f"there is no data at {path}{near}", next=f"pass {READABLE}")
+    return paths
+
+
 def read(source: str, wanted: Wanted) -> Raw:
     """The samples of a source. Raises DataError: not there, not readable, not for this model."""
     if source == "digits":
         return read_digits(wanted)
     if _FUNCTION.fullmatch(source) and not Path(source).exists():
         return read_function(source, wanted)
-    paths = [Path(source)] if Path(source).exists() else [Path(part.strip()) for part in source.split(",")]
-    for path in paths:
-        if not path.exists():
-            near = did_you_mean(path.name, [p.name for p in path.parent.glob("*")]) if path.parent.is_dir() else ""
-            raise DataError(f"there is no data at {path}{near}", next=f"pass {READABLE}")
+    paths = require(source)
     if paths[0].is_dir() and len(paths) == 1:
         return read_folder(paths[0], wanted)
     suffixes = {p.suffix.lower() for p in paths}

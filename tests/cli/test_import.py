@@ -339,3 +339,13 @@ def test_a_model_with_a_batch_of_its_own_runs_member_by_member(tmp_path: Path) -
     found = steps.outputs_of(Model(net, *specs), {"x": given})["y"]
     weight, bias = net.get_weights()
     assert_allclose(found, given @ weight + bias, atol=1e-5)
+
+
+@pytest.mark.parametrize("command", ["import", "compress"])
+def test_data_that_is_not_there_is_told_before_the_model_is_read(
+    command: str, net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Worker, "call", lambda *_, **__: pytest.fail("the model was read"))
+    out = tmp_path / ("out.keras" if command == "import" else "out")
+    assert run([command, str(net), "--data", str(tmp_path / "nope.npz"), "-o", str(out)]) == 4
+    assert "there is no data at" in capsys.readouterr().err
