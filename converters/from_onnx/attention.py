@@ -116,6 +116,9 @@ class Finder:
         inputs = [self.value(n, depth - 1, most=most) if n else None for n in node.input]
         if any(n and (v is None or v.size > most) for n, v in zip(node.input, inputs, strict=True)):
             return None
+        grows = node.op_type in ("Expand", "ConstantOfShape") and inputs[-1] is not None
+        if grows and math.prod(int(n) for n in np.asarray(inputs[-1]).reshape(-1).tolist()) > most:
+            return None
         return self.run(node, inputs, name)
 
     def run(self, node: Any, inputs: list[Array | None], name: str) -> Array | None:

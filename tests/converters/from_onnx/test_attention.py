@@ -106,3 +106,15 @@ def test_heads_that_are_read_elsewhere_stay_operators(tmp_path: Path) -> None:
     kinds = [n.op_type for n in applied(proto).graph.node]
     assert "Softmax" in kinds
     assert "MultiHeadAttention" not in kinds
+
+
+@pytest.mark.parametrize("op", ["ConstantOfShape(n)", "Expand(one, n)"])
+def test_a_size_without_bounds_is_not_computed(op: str) -> None:
+    from edgedl.converters.from_onnx.attention import MOST, Finder
+    from edgedl.converters.from_onnx.rewriting import Rewriter
+
+    text = '<ir_version: 8, opset_import: ["" : 13]> g (float[2] x) => (float[2] y)'
+    proto = onnx.parser.parse_model(
+        f"{text} <int64[2] n = {{1048576, 1048576}}, float[1] one = {{1}}> {{ z = {op} y = Relu(x) }}"
+    )
+    assert Finder.of(Rewriter.of(proto)).value("z", most=MOST) is None

@@ -227,8 +227,8 @@ def shuffled(how: str, between: str = "a = Tanh(c)", **more: Any) -> Any:
     sizes = {"parts": [-1, 3, 2, 2, 3, 5], "whole": [-1, 3, 6, 10]}
     weights = {"w": vector(12 * 36).reshape(12, 4, 3, 3), "b": vector(12, 1)}
     return model(
-        f"c = Conv<pads=[1,1,1,1]>(x, w, b) {between} z = Relu(x) u = Conv(z, k) {SHUFFLES[how]}",
-        "N,4,3,5", k=vector(4).reshape(1, 4, 1, 1), **sizes, **weights, **more,
+        f"c = Conv<pads=[1,1,1,1]>(x, w, b) {between} {SHUFFLES[how]}",
+        "N,4,3,5", **sizes, **weights, **more,
     )  # fmt: skip
 
 
