@@ -17,7 +17,8 @@ def constant_layer() -> Any:
 
     @k.saving.register_keras_serializable(package="edgedl", name="Constant")
     class Constant(k.layers.Layer):  # type: ignore[misc, name-defined]
-        """`value` (any shape and dtype) as a tensor; float values are trainable."""
+        """`value` (any shape and dtype) as a tensor. It is not trained: an ONNX file does not say which of its constants
+        were parameters, and anchors or masks must stay what they are."""
 
         def __init__(
             self,
@@ -36,7 +37,7 @@ def constant_layer() -> Any:
                 shape=self.value_shape,
                 dtype=self.value_dtype,
                 initializer="zeros",
-                trainable=self.value_dtype == "float32",
+                trainable=False,
                 name="value",
                 autocast=False,
             )

@@ -191,7 +191,7 @@ def prepared(proto: Any, options: LoadOptions, what: str) -> Graph:
     given = [v for v in given if v.name not in fixed]
     constants.update(fixed)
     batch = _batch_names(given)
-    inputs = tuple(_input(v, nodes, options, what, batch) for v in given)
+    inputs = _inputs(given, nodes, options, what, batch)
     inputs = tuple(replace(i, limit=_limit(i.name, nodes, constants)) if "int" in i.dtype else i for i in inputs)
     kept = {k: v for k, v in constants.items() if k in used}
     return Graph(inputs, outputs, tuple(Node.of(n, version) for n in nodes), kept, version, fixed)
@@ -299,6 +299,27 @@ def _batch_names(infos: Sequence[Any]) -> set[str]:
     return {d[0].dim_param for d in dims if len(d) and d[0].dim_param}
 
 
+class Open(Exception):
+    """An input whose sizes are open: (it, the option that fixes them). All of a graph are told at once."""
+
+
+def _inputs(
+    infos: Sequence[Any], nodes: Sequence[Any], options: LoadOptions, what: str, batch: set[str]
+) -> tuple[Input, ...]:
+    found, opened = [], []
+    for info in infos:
+        try:
+            found.append(_input(info, nodes, options, what, batch))
+        except Open as error:
+            opened.append(error.args)
+    if opened:
+        raise UsageError(
+            f"{what} has inputs with sizes that are open: {', '.join(told for told, _ in opened)}",
+            next=f"fix them, for example with {' '.join(option for _, option in opened)}",
+        )
+    return tuple(found)
+
+
 def _input(info: Any, nodes: Sequence[Any], options: LoadOptions, what: str, batch: set[str]) -> Input:
     name = info.name
     kind = info.type.WhichOneof("value")
@@ -317,7 +338,7 @@ def _input(info: Any, nodes: Sequence[Any], options: LoadOptions, what: str, bat
     if text:
         shape = _fixed(name, shape, parse_shape(text))
     if shape is None:
-        raise UsageError(f"{what} does not say the shape of its input '{name}'", next=f"add --input {name}=1x3x224x224")
+        raise Open(f"'{name}' (of any shape)", f"--input {name}=1x3x224x224")
     names = [d.dim_param or "?" for d in info.type.tensor_type.shape.dim] or ["?"] * len(shape)
     free = [i for i, n in enumerate(shape) if n is None]
     at = free[0] if len(free) == 1 and names[free[0]] in {*batch, "?"} else 0
@@ -325,10 +346,8 @@ def _input(info: Any, nodes: Sequence[Any], options: LoadOptions, what: str, bat
         at = shape.index(1)  # a state such as [layers, batch, units]
     if any(n is None for i, n in enumerate(shape) if i != at):
         example = "x".join(str(n or (1 if i == 0 else 224)) for i, n in enumerate(shape))
-        raise UsageError(
-            f"the input '{name}' of {what} has sizes that are open: {'x'.join(str(n or d) for n, d in zip(shape, names, strict=False))}",
-            next=f"fix them, for example with --input {name}={example}",
-        )
+        told = "x".join(str(n or d) for n, d in zip(shape, names, strict=False))
+        raise Open(f"'{name}' ({told})", f"--input {name}={example}")
     count = math.prod(n or 1 for n in shape)
     if count > MAX_ENTRIES:
         raise ModelError(
@@ -353,8 +372,9 @@ def _fixed(name: str, have: list[int | None] | None, want: tuple[int | None, ...
                 f"the input '{name}' is {'x'.join(str(n or '?') for n in have)} in the file, and --input says otherwise",
                 next="give another size only where the file leaves it open",
             )
+    alone = have.count(None) == 1  # the only size that is open is the batch: a 1 leaves it so
     return [
-        h if w is None or (h is None and w == 1 and i == 0) else w
+        h if w is None or (h is None and w == 1 and (i == 0 or alone)) else w
         for i, (h, w) in enumerate(zip(have, want, strict=True))
     ]
 

@@ -14,7 +14,7 @@ from ..artifact import write_atomic
 from ..errors import MissingDependencyError
 from . import charts, figures, summary
 from .document import ClassChange, Document, Entry, FloatLayer, Layer, parse
-from .proof import relative, shape_text, transposes
+from .proof import before, relative, shape_text, transposes
 from .scatter import explained, legend, scatter
 from .summary import Row
 
@@ -121,7 +121,7 @@ def render_html(document: Mapping[str, Any]) -> str:
         "bare",
     ):
         environment.filters[name] = getattr(figures, name)
-    environment.filters.update(relative=relative, transposes=transposes, shape=shape_text)
+    environment.filters.update(relative=relative, transposes=transposes, shape=shape_text, before=before)
     style, script = ((HERE / name).read_text("utf-8") for name in ("report.css", "report.js"))
     page = environment.get_template("report.html")
     return page.render(

@@ -67,13 +67,22 @@ def tensor_lines(found: Mapping[str, Any]) -> list[str]:
     lines = []
     for side in ("input", "output"):
         for spec in found[f"{side}s"]:
-            perm = layouts.get(spec["name"])
-            line = f"  {side:<7} {spec['name']} {shape_text(spec['shape'])} {spec['dtype']}"
-            if perm:
-                before = [spec["shape"][perm.index(axis)] for axis in range(len(perm))]
-                line += f", {shape_text(before)} in the original"
-            lines.append(line)
+            lines.append(
+                f"  {side:<7} {spec['name']} {shape_text(spec['shape'])} {spec['dtype']}{before(spec, layouts)}"
+            )
     return lines
+
+
+def before(spec: Mapping[str, Any], layouts: Mapping[str, Sequence[int]]) -> str:
+    """The shape that an input or output had in the original, where its axes are in another order.
+
+    >>> before({"name": "x", "shape": [None, 8, 12, 3]}, {"x": [0, 2, 3, 1]})
+    ', ?x3x8x12 in the original'
+    """
+    perm = layouts.get(spec["name"])
+    if not perm:
+        return ""
+    return f", {shape_text([spec['shape'][perm.index(axis)] for axis in range(len(perm))])} in the original"
 
 
 def shape_text(shape: Sequence[int | None]) -> str:

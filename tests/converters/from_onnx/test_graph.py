@@ -296,3 +296,24 @@ def test_windows_that_would_overflow_are_refused(op: str, key: str, tmp_path: Pa
     )  # fmt: skip
     with pytest.raises(ModelError):
         rebuilt(path)
+
+
+def test_all_open_inputs_are_named_at_once_and_a_one_leaves_the_batch_open(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("ReduceMean", ["x"], ["m"], axes=[2, 3]),
+        helper.make_node("ReduceSum", ["h", "a"], ["s"], keepdims=0),
+        helper.make_node("Unsqueeze", ["s", "b"], ["u"]),
+        helper.make_node("Unsqueeze", ["u", "b"], ["v"]),
+        helper.make_node("Add", ["m", "v"], ["y"]),
+    ]
+    inputs = [("x", ["n", 4, "rows", "columns"]), ("h", [2, "", "units"])]
+    weights = [("a", np.array([0])), ("b", np.array([2]))]
+    path = save(tmp_path / "m.onnx", nodes, inputs, [("y", ["n", 4, 1, 1])], weights)
+    with pytest.raises(UsageError, match=r"'x' \(nx4xrowsxcolumns\), 'h' \(2x\?xunits\)") as caught:
+        rebuilt(path)
+    assert "--input x=1x4x224x224 --input h=" in caught.value.next
+    model = rebuilt(path, inputs={"x": "1x4x3x3", "h": "2x?x4"})
+    assert [s.shape for s in model.inputs] == [(None, 4, 3, 3), (None, 2, 4)]
+    path = save(tmp_path / "n.onnx", nodes, [inputs[0], ("h", [2, "", 4])], [("y", ["n", 4, 1, 1])], weights)
+    model = rebuilt(path, inputs={"x": "1x4x3x3", "h": "2x1x4"})
+    assert [s.shape for s in model.inputs] == [(None, 4, 3, 3), (None, 2, 4)]
