@@ -44,6 +44,7 @@ def summary(latency_ns: Sequence[int] | Array, blocks: Sequence[int], confidence
     us = np.asarray(latency_ns, np.float64) / 1e3
     p50, p90, p99 = np.percentile(us, (50, 90, 99))
     low, high = median_interval(us, blocks, confidence)
+    low, high = min(low, float(p50)), max(high, float(p50))  # of many samples, the interval is of every n-th
     return {
         "p50": float(p50),
         "p90": float(p90),

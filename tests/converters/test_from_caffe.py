@@ -650,17 +650,20 @@ def test_any_parameter_is_a_model_or_an_error(
 
 
 def test_layers_may_be_many_but_not_too_many(tmp_path: Path) -> None:
-    """2,000 layers in less than five times the time of 500 (four times, and the noise of the machine)."""
+    """2,000 layers in less than eight times the time of 500: four times, and the noise of the machine; a square is 16."""
 
     def seconds(n: int) -> float:
         chain = "".join(layer("TanH", f"t{i}", f"t{i - 1}" if i else "data") for i in range(n))
         path = save(tmp_path, I + chain)
-        started = time.perf_counter()
-        source(path, LoadOptions())
-        return time.perf_counter() - started
+        times = []
+        for _ in range(4):
+            started = time.perf_counter()
+            source(path, LoadOptions())
+            times.append(time.perf_counter() - started)
+        return min(times)
 
     seconds(10)
-    assert seconds(2000) < 5 * 1.5 * seconds(500) + 0.2
+    assert seconds(2000) < 8 * seconds(500) + 0.1
     with pytest.raises(ModelError, match="more than 20,000 layers"):
         source(save(tmp_path, I + 'layer { type: "ReLU" }\n' * 20_001), LoadOptions())
 
