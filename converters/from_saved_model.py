@@ -16,13 +16,10 @@ from ._rebuild_layers import explain
 from ._source import Source
 from .from_keras import from_keras2
 
-FILE_OPS = frozenset(  # operations that leave the graph: files, Python, other programs
-    {"ReadFile", "WriteFile", "MatchingFiles", "WholeFileReader", "WholeFileReaderV2", "Save", "SaveSlices"}
-    | {"PyFunc", "PyFuncStateless", "EagerPyFunc", "LoadLibrary", "RpcCall", "DatasetToGraphV2", "DebugIdentity"}
-)
 METRIC = "_tf_keras_metric"  # the only Keras object in a SavedModel that is not a layer
 ROOTS = ("_tf_keras_network", "_tf_keras_sequential", "_tf_keras_model")
 SAVER = frozenset({"SaveV2", "RestoreV2", "MergeV2Checkpoints"})  # part of every SavedModel, and run by none of them
+FILE_OPS = _tf_graph.FILE_OPS - SAVER  # operations that leave the graph
 
 
 def load_saved_model(path: Path, options: LoadOptions) -> Model:
@@ -91,10 +88,10 @@ def _keras_objects(path: Path, proto: Any) -> Iterator[tuple[str, Any]]:
             yield identifier, parse_json(path, f"the metadata of a Keras object ({identifier})", text)
 
 
-def _refuse_file_ops(path: Path, proto: Any, refused: frozenset[str] = FILE_OPS) -> None:
+def _refuse_file_ops(path: Path, proto: Any) -> None:
     graphs = [m.graph_def for m in proto.meta_graphs]
     bodies = [g.node for g in graphs] + [f.node_def for g in graphs for f in g.library.function]
-    found = sorted({node.op for nodes in bodies for node in nodes} & refused)
+    found = sorted({node.op for nodes in bodies for node in nodes} & FILE_OPS)
     if found:
         raise UnsafeModelError(
             f"{path} is refused: its graph has operations that reach outside of it ({', '.join(found)})",
@@ -117,5 +114,5 @@ def _source(path: Path, proto: Any, options: LoadOptions) -> Source:
     """A bare graph, as model.export() and tf.saved_model.save() write it."""
     from . import _saved_graph
 
-    _refuse_file_ops(path, proto, FILE_OPS | (_tf_graph.FILE_OPS - SAVER))
+    _refuse_file_ops(path, proto)
     return _saved_graph.source(path, options)
