@@ -14,6 +14,15 @@ from ...model import LoadOptions, Model, shapes_by_name
 from .._onnx_build import Shape, Unsupported, parse_shape, remaining, text, unique, unsupported
 from .._source import Source
 from ..from_onnx import from_source
+from . import (  # noqa: F401  each enters its operators into the table
+    activation,
+    arithmetic,
+    convolution,
+    indexing,
+    normalization,
+    reduction,
+    shaping,
+)
 from .files import Node, find_files, parse_value, read_params, read_symbol
 from .ops import ARITY, LABELLED, OPS, REFUSED, MxGraph, Op
 
