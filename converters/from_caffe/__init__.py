@@ -15,8 +15,19 @@ from ...model import LoadOptions, Model, shapes_by_name
 from .._onnx_build import BATCH, Shape, Unsupported, parse_shape, remaining, unsupported
 from .._source import Runner, Source
 from ..from_onnx import from_source
-from .layers import LAYERS, REFUSED, CaffeGraph, FixedBatch, batch_norm_scale, fuses
+from . import (  # noqa: F401  each enters its layer types into LAYERS
+    activation,
+    convolution,
+    detection,
+    elementwise,
+    normalization,
+    reduction,
+    resampling,
+    reshaping,
+)
+from .layers import LAYERS, REFUSED, CaffeGraph, FixedBatch
 from .net import Layer, Net, build
+from .normalization import batch_norm_scale, fuses
 from .schema import read_text, read_weights
 
 TEXT, WEIGHTS = ".prototxt", ".caffemodel"
