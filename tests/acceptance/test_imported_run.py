@@ -30,7 +30,7 @@ def test_resnet20_from_pytorch_to_int8(assets: Path, tmp_path: Path) -> None:
     assert run(command) == 0
     report = json.loads((tmp_path / "o/report.json").read_text())
     assert report["original"]["metrics"]["accuracy"] == pytest.approx(0.900)
-    assert len(report["model"]["proof"]) == 2, "ONNX Runtime and torch"
+    assert len(report["model"]["proof"]) == 4, "ONNX Runtime and torch, each on generated and on real inputs"
     assert max(e["max_relative"] for e in report["model"]["proof"]) <= 1e-4
     for entry in (*report["baselines"], *report["artifacts"]):
         artifact = Artifact.load(tmp_path / "o" / entry["path"])
