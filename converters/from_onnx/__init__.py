@@ -68,7 +68,7 @@ def _built(source: Source, proto: Any, path: Path, options: LoadOptions) -> tupl
             if _agrees(source, imported, graph):
                 return graph, imported
         except (NotFree, ModelError):
-            pass
+            pass  # it means a batch of exactly 1, which the next build keeps; what cannot be built at all fails there
     try:
         return graph, build(graph, freed=False, name=name)
     except NotFree as error:
