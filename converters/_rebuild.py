@@ -10,7 +10,7 @@ import numpy as np
 
 from ..artifact import Array
 from ..errors import ModelError
-from ._frameworks import keras, tensorflow, tf_keras
+from ..frameworks import keras, tensorflow, tf_keras
 from ._keras_config import cannot_load
 from ._keras_files import FAILURES, reason
 from ._rebuild_layers import FUNCTIONS, clean, make

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ._frameworks import keras
+from ..frameworks import keras
 from ._keras_config import CONTAINERS, Entry, suspicious_keras2
 from ._rebuild_ops import find_op
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ModelError
-from ._frameworks import keras
+from ..frameworks import keras
 
 Op = Callable[..., Any]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError, UnsafeModelError, UsageError
-from ._frameworks import tensorflow
+from ..frameworks import tensorflow
 from ._keras_files import AGAIN, reason
 
 MAX_BYTES = (1 << 31) - 1  # of a protobuf message

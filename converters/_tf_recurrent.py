@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..artifact import Array
+from ..frameworks import no_stderr, tensorflow
 from . import _onnx
-from ._frameworks import no_stderr, tensorflow
 from ._keras_files import FAILURES, reason
 from ._rnn_cells import Cell, NotACell, Op, attributes, cells, simulated, weights
 from ._tf_graph import PLACEHOLDERS, ancestors, tensor_name

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import MissingDependencyError, ModelError
+from ..frameworks import no_stderr, tensorflow
 from . import _onnx
-from ._frameworks import no_stderr, tensorflow
 from ._keras_files import FAILURES
 from ._tf_recurrent import Taken, put_back, take_out
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from ..artifact import Array
 from ..errors import MissingDependencyError, ModelError
+from ..frameworks import no_stderr
 from . import _onnx
-from ._frameworks import no_stderr
 from ._source import Runner
 from ._torch_inputs import TRACED_BATCH, Input, examples, fixed
 

@@ -11,10 +11,10 @@ import numpy as np
 
 from ..artifact import Array
 from ..errors import ModelError, UsageError
+from ..frameworks import no_stderr, tensorflow
 from ..model import LoadOptions, Model, shapes_by_name
 from . import _onnx, _tf_graph
 from ._batches import one_by_one
-from ._frameworks import no_stderr, tensorflow
 from ._keras_files import AGAIN, FAILURES, reason
 from ._onnx_build import parse_shape
 from ._source import Runner, Source

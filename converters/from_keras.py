@@ -10,9 +10,9 @@ import numpy as np
 
 from ..artifact import TensorSpec
 from ..errors import MissingDependencyError, ModelError
+from ..frameworks import deep, keras, tensorflow, tf_keras
 from ..model import LoadOptions, Model
 from . import _layers, from_theano
-from ._frameworks import deep, keras, tensorflow, tf_keras
 from ._keras_config import CONTAINERS, CUSTOM, Entry, cannot_load, check_graphs, refuse_code, refuse_unknown
 from ._keras_files import AGAIN, FAILURES, read_h5_config, read_keras_zip, reason, with_suffix
 from ._rebuild import flattened, rebuild

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError, UnsafeModelError
+from ..frameworks import tensorflow, tf_keras
 from ..model import LoadOptions, Model
 from . import _tf_graph
-from ._frameworks import tensorflow, tf_keras
 from ._keras_config import check_graphs, refuse_code, refuse_unknown
 from ._keras_files import AGAIN, MAX_BYTES, parse_json, reason
 from ._rebuild_layers import explain

@@ -98,6 +98,8 @@ class Model:
     layouts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # by input or output name, where the original
     # had its axes in another order: here = original.transpose(layouts[name])
     proof: tuple[Mapping[str, Any], ...] = ()  # one entry for each output that was held to the original's
+    origin: Any = None  # the Keras network before the first stage that changed it: the teacher of a recovery
+    records: tuple[Mapping[str, Any], ...] = ()  # what stages measured, one entry a stage, plain JSON, for the report
 
     @property
     def is_keras(self) -> bool:
@@ -108,11 +110,19 @@ class Model:
         """A copy with `changes`, whose history says that `step` was done."""
         return replace(self, history=(*self.history, str(step)), **changes)
 
+    def changed(self, step: object, net: Any, record: Mapping[str, Any] | None = None) -> Model:
+        """A copy with the network that a stage made of this one; the network it all began with is kept as `origin`."""
+        origin = self.net if self.origin is None else self.origin
+        records = self.records if record is None else (*self.records, record)
+        return self.then(step, net=net, origin=origin, records=records)
+
     def save(self, folder: Path) -> None:
-        """Write `model.json` and the network into an existing folder."""
+        """Write `model.json`, the network and the one it came from into an existing folder."""
         if self.is_keras:
             name = "model.keras"
             self.net.save(folder / name)
+            if self.origin is not None:
+                self.origin.save(folder / ORIGIN)
         else:
             name = f"model.{self.net.format}"
             if self.net.content is None:
@@ -128,6 +138,7 @@ class Model:
             "notes": list(self.notes),
             "layouts": plain(self.layouts),
             "proof": [dict(entry) for entry in self.proof],
+            "records": [dict(entry) for entry in self.records],
         }
         (folder / "model.json").write_text(json.dumps(data, indent=1))
 
@@ -136,15 +147,24 @@ class Model:
         """The Model that `save` wrote."""
         data = json.loads((folder / "model.json").read_text())
         path = folder / data["file"]
+        origin = None
         if path.suffix == ".keras":
-            net = find("importer", "keras")(path, LoadOptions(allow_unsafe=allow_unsafe)).net
+            net, *before = (
+                find("importer", "keras")(file, LoadOptions(allow_unsafe=allow_unsafe)).net
+                for file in (path, folder / ORIGIN)
+                if file.is_file()
+            )
+            origin = before[0] if before else None
         else:
             net = GraphFile(path, path.suffix[1:])
         plan = None if data["plan"] is None else QuantizationPlan(**data["plan"])
         inputs, outputs = (tuple(map(spec_from_json, data[k])) for k in ("inputs", "outputs"))
         layouts = read_layouts(data["layouts"], {s.name: len(s.shape) for s in (*inputs, *outputs)})
-        history, notes, proof = (tuple(data[k]) for k in ("history", "notes", "proof"))
-        return cls(net, inputs, outputs, plan, history, notes, layouts, proof)
+        history, notes, proof, records = (tuple(data[k]) for k in ("history", "notes", "proof", "records"))
+        return cls(net, inputs, outputs, plan, history, notes, layouts, proof, origin, records)
+
+
+ORIGIN = "origin.keras"
 
 
 def save_keras(model: Model, path: Path) -> None:

@@ -44,6 +44,8 @@ def coerce(kind: Any, value: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
         return value
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        return build(kind, value, where) if isinstance(value, Mapping) else _instance(kind, value, where)
     if origin in (typing.Union, types.UnionType):
         return _coerce_union(arguments, value, where)
     if origin is Literal:
@@ -58,6 +60,13 @@ def coerce(kind: Any, value: Any, where: str) -> Any:
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
         return _finite(value, where)
     if isinstance(kind, type) and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+        return value
+    raise _wrong(kind, value, where)
+
+
+def _instance(kind: type[Any], value: Any, where: str) -> Any:
+    """A value that is an instance of the dataclass already, as Python callers give it."""
+    if isinstance(value, kind):
         return value
     raise _wrong(kind, value, where)
 
@@ -123,7 +132,7 @@ def _describe(kind: Any) -> str:
     if origin is tuple:
         count = "" if arguments[-1] is ... else f"{len(arguments)} "
         return f"a list of {count}{_MANY.get(arguments[0], 'values')}"
-    if isinstance(origin, type) and issubclass(origin, Mapping):
+    if dataclasses.is_dataclass(kind) or (isinstance(origin, type) and issubclass(origin, Mapping)):
         return "a table"
     return _ONE.get(kind, "another value")
 
@@ -140,7 +149,9 @@ def changed(instance: Any) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """Tuples as lists, mappings as dicts, all the way down."""
+    """Tuples as lists, mappings and dataclasses as dicts, all the way down."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return changed(value)
     if isinstance(value, Mapping):
         return {k: plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -151,7 +162,11 @@ def plain(value: Any) -> Any:
 def everything(instance: Any) -> dict[str, Any]:
     """All fields of a dataclass instance as plain TOML values; None (not set) is left out."""
     pairs = ((f.name, getattr(instance, f.name)) for f in dataclasses.fields(instance))
-    return {name: plain(value) for name, value in pairs if value is not None}
+    return {
+        name: everything(value) if dataclasses.is_dataclass(value) else plain(value)
+        for name, value in pairs
+        if value is not None
+    }
 
 
 def parse_value(text: str) -> Any:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,12 +22,14 @@ from .registry import names
 from .report import clean
 from .sniffing import sniff
 from .steps import ALLOW_UNSAFE
-from .store import Done, Store, belongings, digest, fingerprint, open_store
+from .store import CALLABLE, Done, Store, belongings, digest, fingerprint, module_files, open_store
 from .worker import GIB, Worker, default_memory_bytes
 
 FOLDER, FINAL = "\0folder", "\0final"  # stand for a step's own folder, while it works and when it is done
+KEPT = "\0kept"  # stands for the folder of a step's checkpoints, which outlives a killed run
 
 
+PLANNING = ("quantize",)  # stages that only decide: the network stays as it is
 FAILURES = (ConversionError, ModelError, TargetError)  # of one format or scheme: the others go on
 
 
@@ -80,18 +83,24 @@ class Run:
     steps: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     failures: list[dict[str, Any]] = field(default_factory=list)
+    done: dict[str, Done] = field(default_factory=dict)  # the steps of this run, by function and key
+    stages: list[dict[str, Any]] = field(default_factory=list)  # what each stage that changed the network made of it
 
     def step(self, worker: Worker, name: str, function: str, key: Any, **arguments: Any) -> Done:
         """Run `edgedl.steps:function` in a child unless its result is in the store."""
+        known = json.dumps([function, key], sort_keys=True)
+        if known in self.done:
+            return self.done[known]
         self.listener.begin(name)
         worker.on_progress = self.listener.progress
 
         def make(folder: Path, key: str) -> Any:
             places = {FOLDER: str(folder), FINAL: str(self.store.root / f"{function}-{key}")}
+            places[KEPT] = str(self.store.root / f"checkpoints-{key}")
             filled = {k: places.get(v, v) if isinstance(v, str) else v for k, v in arguments.items()}
             return worker.call(f"edgedl.steps:{function}", **filled)
 
-        done = self.store.run(function, key, make)
+        done = self.done[known] = self.store.run(function, key, make)
         detail = told(function, done.result)
         self.steps.append({"name": name, "seconds": round(done.seconds, 3), "reused": done.reused, "notes": [detail]})
         self.listener.end(name, detail, done.seconds, done.reused)
@@ -156,23 +165,48 @@ class Run:
             ).result  # fmt: skip
 
     def staged(self, stages: Sequence[Step]) -> Done:
-        """The model after these stages."""
+        """The model after these stages; one that changes the network is run on the data as the original was."""
         at = self.model
+        limits = self.recipe.limits
         for stage in stages:
             options = everything(stage.options)
+            self.heavy.timeout_s = limits.timeout_s if stage.name in PLANNING else limits.train_timeout_s
             at = self.step(
-                self.heavy,
-                stage.name,
-                "apply_stage",
-                [at.key, self.data.key, stage.name, options],
-                model=str(at.folder),
-                data=str(self.data.folder),
-                stage=stage.name,
-                options=options,
-                folder=FOLDER,
-                final=FINAL,
-            )
+                self.heavy, stage.name, "apply_stage",
+                [at.key, self.data.key, stage.name, options, *self.named_files(stage)],
+                model=str(at.folder), data=str(self.data.folder), stage=stage.name, options=options,
+                folder=FOLDER, final=FINAL, kept=KEPT,
+            )  # fmt: skip
+            self.heavy.timeout_s = limits.timeout_s
+            for note in at.result["notes"]:
+                self.warn(note)
+            if stage.name not in PLANNING:
+                self.note_stage(stage, at)
         return at
+
+    def named_files(self, stage: Step) -> list[Any]:
+        """What tells whether the files that a stage's options name (a teacher, a student) have changed."""
+        values = (getattr(stage.options, f.name) for f in fields(stage.options) if f.metadata.get("file"))
+        texts = [v for value in values for v in ([value] if isinstance(value, str) else value) if v]
+        return [[digest(p) for p in module_files(t)] if CALLABLE.fullmatch(t) else fingerprint(t) for t in texts]
+
+    def note_stage(self, stage: Step, made: Done) -> None:
+        """Keep for the report what a stage made of the network, once."""
+        if any(entry["key"] == made.key for entry in self.stages):
+            return
+        run = self.reference(made)
+        entry = {"stage": stage.name, "options": everything(stage.options), "seconds": round(made.seconds, 3)}
+        entry |= {"key": made.key, "detail": made.result["detail"], "records": made.result["records"]}
+        self.stages.append({**entry, "metrics": run.result})
+
+    def reference(self, model: Done) -> Done:
+        """The outputs of the network at this point, which the files made of it are held to."""
+        if model.key == self.model.key:
+            return self.original
+        return self.step(
+            self.heavy, "run", "run_original", [model.key, self.data.key],
+            model=str(model.folder), data=str(self.data.folder), folder=FOLDER,
+        )  # fmt: skip
 
     def converted(self, model: Done, export: Step, stages: tuple[Step, ...], base: Artifact | None) -> Converted:
         """The model in a format, verified and evaluated; quantized by its plan when the float file `base` is given."""
@@ -192,9 +226,14 @@ class Run:
                 f"{name} carries no metadata", next="this is a bug in the converter; please report it"
             )
         common = {"path": str(artifact.path), "data": str(self.data.folder)}
-        reference = str(self.original.folder)
+        float_net = self.reference(self.staged([s for s in stages if s.name not in PLANNING]))
         verified = self.step(
-            self.light, f"verify {label}", "verify", [done.key, self.original.key], **common, reference=reference
+            self.light,
+            f"verify {label}",
+            "verify",
+            [done.key, float_net.key],
+            **common,
+            reference=str(float_net.folder),
         )
         evaluated = self.step(
             self.light,
@@ -202,14 +241,14 @@ class Run:
             "evaluate",
             [done.key, self.original.key],
             **common,
-            original=reference,
+            original=str(self.original.folder),
             folder=FOLDER,
         )
         return Converted(artifact, verified.result, evaluated.result, evaluated.result["drop"], stages)
 
     def export(self, export: Step) -> Exported:
         """The float file of a format, the best compressed one, and all attempts."""
-        keras = tuple(s for s in self.recipe.stages if s.name != "quantize")
+        keras = tuple(s for s in self.recipe.stages if s.name not in PLANNING)
         base = self.converted(self.staged(keras), export, keras, None)
         if not changes_numbers(self.recipe.stages):
             return base, base, [self.attempt(base)]
@@ -274,6 +313,8 @@ def told(function: str, result: Any) -> str:
         return f"{result['parameters']:,} parameters, {result['macs'] / 1e6:,.2f} MMAC, {result['layers']} layers"
     if function == "load_data":
         return f"{result['calibration_samples']} to calibrate, {result['validation_samples']} to validate by {result['metric']}"
+    if function == "apply_stage":
+        return str(result["detail"])
     if function == "run_original":
         return values(result) or "no labels: its own outputs are the reference"
     if function == "prove":

@@ -34,7 +34,8 @@ class Limits:
 
     max_drop: float | None = None  # of the metric: absolute for scores in 0..1 (0.01 is one point), relative for errors
     fallback: tuple[Scheme, ...] = ()  # schemes to try, in order, where max_drop does not hold
-    timeout_s: float = 900.0  # of one conversion or one stage
+    timeout_s: float = 900.0  # of one conversion
+    train_timeout_s: float = 86400.0  # of one stage that changes the network, which may train it
     memory_gib: float | None = None  # of a child process; not set: three quarters of the machine's
     bench_seconds: float = 3.0  # measuring time for one artifact on one target; 0: no measuring
 
@@ -44,7 +45,11 @@ class Limits:
                 f"limits.max_drop is {self.max_drop}, which no result can mean",
                 next="give 0 to 1, or a percentage such as 1%",
             )
-        if self.timeout_s <= 0 or self.bench_seconds < 0 or (self.memory_gib is not None and self.memory_gib <= 0):
+        if (
+            min(self.timeout_s, self.train_timeout_s) <= 0
+            or self.bench_seconds < 0
+            or (self.memory_gib is not None and self.memory_gib <= 0)
+        ):
             raise RecipeError(
                 "a limit of zero or less leaves nothing to work with", next="give timeout_s and memory_gib above 0"
             )
@@ -66,7 +71,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if not 0 <= self.seed <= MAX_SEED:
             raise RecipeError(f"the seed is {self.seed}, but must be 0 to {MAX_SEED}", next="choose another seed")
-        for key, steps in (("stages", self.stages), ("exports", self.exports)):
+        quantizing = [s for s in self.stages if s.name == "quantize"]
+        for key, steps in (("stages", quantizing), ("exports", self.exports)):
             _refuse_twice(key, [s.name for s in steps], steps)
         _refuse_twice("targets", self.targets, self.targets)
 
@@ -91,7 +97,7 @@ _KEYS: Mapping[str, tuple[Kind, str]] = {
 
 
 def _refuse_twice(key: str, values: Sequence[Any], steps: Sequence[Step]) -> None:
-    """A stage or a format can be there once (the last would win); a target again with other options."""
+    """Quantization or a format can be there once (the last would win); a target again with other options."""
     for i, value in enumerate(values):
         if value in values[:i]:
             raise RecipeError(f"the recipe has '{steps[i].name}' twice in its {key}", next="leave one of the two out")
@@ -184,12 +190,24 @@ def _set(document: dict[str, Any], place: str, value: Any) -> None:
         return
     for key, (kind, _) in _KEYS.items():
         if name in names(kind):
-            _entry(document, key, name)[field_name] = value
+            _put(_entry(document, key, name), field_name, value)
             return
     known = [*_TABLES, *(n for kind, _ in _KEYS.values() for n in names(kind))]
     raise RecipeError(
         f"there is no '{name}' to set{did_you_mean(name, known)}", next=f"choose one of {', '.join(known)}"
     )
+
+
+def _put(table: dict[str, Any], field_name: str, value: Any) -> None:
+    """Set "FIELD", or "FIELD.INNER" of a table inside."""
+    outer, dot, inner = field_name.partition(".")
+    if not dot:
+        table[outer] = value
+        return
+    inside = table.setdefault(outer, {})
+    if not isinstance(inside, dict):
+        raise RecipeError(f"'{outer}' is no table, so '{field_name}' names nothing", next=f"write {outer}=VALUE")
+    _put(inside, inner, value)
 
 
 def _check_shape(document: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ Each reads what earlier steps left in their folders, writes into its own, and re
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from . import data as datasets
-from . import metrics, verification
+from . import metrics, scratch, verification
 from .artifact import Array, Artifact, TensorSpec, spec_from_json
 from .data import DataOptions, Dataset, Split
 from .engine import describe, open_engine, predict
@@ -144,14 +145,21 @@ def _declared(path: Path, model: Model) -> dict[str, Any]:
 
 
 def apply_stage(
-    model: str, data: str, stage: str, options: Mapping[str, Any], folder: str, final: str
+    model: str, data: str, stage: str, options: Mapping[str, Any], folder: str, final: str, kept: str
 ) -> dict[str, Any]:
-    """Run one stage on the model of an earlier step."""
+    """Run one stage on the model of an earlier step; its checkpoints lie in `kept` until it is done."""
     before = recall(model)
-    after: Model = build(find("stage", stage), options, stage)(before, Dataset.restore(Path(data)))
+    with scratch.using(Path(kept)) as checkpoints:
+        after: Model = build(find("stage", stage), options, stage)(before, Dataset.restore(Path(data)))
     after.save(Path(folder))
     remember(final, after)
-    return {"history": list(after.history), "notes": list(after.notes)}
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    return {
+        "history": list(after.history),
+        "notes": [note for note in after.notes if note not in before.notes],
+        "records": [dict(record) for record in after.records],
+        "detail": after.history[-1] if len(after.history) > len(before.history) else "",
+    }
 
 
 def run_original(model: str, data: str, folder: str) -> dict[str, Any]:

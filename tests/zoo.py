@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from edgedl.converters._frameworks import keras
+from edgedl.frameworks import keras
 
 SAMPLES = 512
 Data = tuple[Any, Any]

@@ -8,8 +8,8 @@ from typing import Any
 
 from ...artifact import TensorSpec
 from ...errors import ModelError
+from ...frameworks import deep, keras
 from .. import _onnx
-from .._frameworks import deep, keras
 from .._layers import register
 from .builder import Builder
 from .fold import folded

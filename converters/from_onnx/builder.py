@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...artifact import Array
-from .._frameworks import keras
+from ...frameworks import keras
 from .elementwise import broadcast
 from .layout import Dims, NotFree, flat, new_dim, size
 from .node import Node

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ...artifact import Array
+from ...frameworks import keras
 from .. import _onnx
-from .._frameworks import keras
 from .builder import Builder
 from .graph import single
 from .layout import NotFree

@@ -11,9 +11,9 @@ import numpy as np
 
 from ...artifact import Array
 from ...errors import ModelError
+from ...frameworks import deep, keras, tensorflow
 from ...model import Model
 from .. import _onnx
-from .._frameworks import deep, keras, tensorflow
 from .._source import Runner, Source
 from .build import Imported, one
 from .graph import Graph

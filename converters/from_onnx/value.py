@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...artifact import Array
-from .._frameworks import keras
+from ...frameworks import keras
 from .layout import Batch, Dim, Dims, Factor, NotFree, Size, Splits, flat, new_dim, new_dims, runs, shape, size
 from .node import Unsupported
 

@@ -106,7 +106,7 @@ def raised(proto: Any, version: int) -> Any:
 
 
 def _from_keras(model: Model, version: int, layouts: Layouts) -> Any:
-    from .._frameworks import keras, tensorflow
+    from ...frameworks import keras, tensorflow
     from .layers import marked
 
     tf, k = tensorflow(), keras()

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ...artifact import Array
-from .._frameworks import keras, tensorflow
+from ...frameworks import keras, tensorflow
 from .rewrites import Call, attention, rewrite
 
 MARK = "edgedl_mark_"  # of an operator that stands for a layer

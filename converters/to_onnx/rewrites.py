@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .._frameworks import keras, tensorflow
+from ...frameworks import keras, tensorflow
 
 Call = Callable[..., Any]
 

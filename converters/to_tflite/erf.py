@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .._frameworks import deep, keras
+from ...frameworks import deep, keras
 
 EDGE = 4.0  # beyond, it is 1 in float32
 # x P(x^2) / Q(x^2), from the highest power down: the coefficients of Eigen's `generic_fast_erf` (and XLA's) for float32

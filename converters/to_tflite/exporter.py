@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from ...errors import ConversionError
+from ...frameworks import deep, keras, tensorflow
 from ...layouts import Layouts, inverse
 from ...model import Model
-from .._frameworks import deep, keras, tensorflow
 from .batches import BATCH, freed, must_be_one
 from .erf import without_erf
 

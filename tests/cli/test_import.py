@@ -15,10 +15,9 @@ import pytest
 from numpy.testing import assert_allclose
 
 import edgedl
-from edgedl import comparing, steps
+from edgedl import comparing, frameworks, steps
 from edgedl.artifact import TensorSpec
 from edgedl.cli import run
-from edgedl.converters import _frameworks as frameworks
 from edgedl.data import DataOptions
 from edgedl.data import load as load_data
 from edgedl.engine import describe, predict

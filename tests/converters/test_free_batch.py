@@ -14,9 +14,9 @@ import pytest
 
 from edgedl.artifact import TensorSpec
 from edgedl.converters import _tflite as fb
-from edgedl.converters._frameworks import keras
 from edgedl.converters._layers import constant_layer
 from edgedl.data import Dataset, Split
+from edgedl.frameworks import keras
 from edgedl.model import Model
 from edgedl.registry import find
 
@@ -98,8 +98,8 @@ def test_a_transposed_convolution_is_for_a_batch_of_one(tmp_path: Path) -> None:
 
 
 def test_nan_is_no_agreement() -> None:
-    from edgedl.converters._frameworks import tensorflow
     from edgedl.converters.to_tflite import batches, exporter
+    from edgedl.frameworks import tensorflow
 
     def content(factor: float, batch: int) -> bytes:
         x = keras().Input((64,))

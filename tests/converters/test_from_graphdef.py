@@ -17,9 +17,9 @@ pytest.importorskip("tf2onnx", reason="needs pip install 'edgedl[compress]'")
 
 from edgedl import comparing
 from edgedl.converters import _onnx, _saved_graph, _tf_graph
-from edgedl.converters._frameworks import tensorflow
 from edgedl.converters.from_graphdef import load_checkpoint, load_graphdef, source
 from edgedl.converters.from_saved_model import load_saved_model
+from edgedl.frameworks import tensorflow
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 TOLERANCE = 1e-5  # of the largest value: the same float arithmetic in another order
@@ -341,7 +341,7 @@ def test_a_bare_saved_model_that_reads_files_is_refused(tmp_path: Path) -> None:
 
 
 def test_lstms_of_an_exported_model_stay_lstms(tmp_path: Path) -> None:
-    from edgedl.converters._frameworks import keras
+    from edgedl.frameworks import keras
 
     L = keras().layers
     net = keras().Sequential([keras().Input((6, 3)), L.Bidirectional(L.LSTM(4))])
@@ -354,7 +354,7 @@ def test_lstms_of_an_exported_model_stay_lstms(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["GRU", "SimpleRNN"])
 def test_loops_of_keras_3_become_layers(kind: str, tmp_path: Path) -> None:
     """With weights that are not those of a new layer; a reset before the kernel; one step other than a GRU's."""
-    from edgedl.converters._frameworks import keras
+    from edgedl.frameworks import keras
 
     L = keras().layers
     for more in ({}, {"return_sequences": True}, {"reset_after": False} if kind == "GRU" else {"use_bias": False}):

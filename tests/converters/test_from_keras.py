@@ -23,7 +23,7 @@ from edgedl.errors import ModelError, UnsafeModelError
 
 pytest.importorskip("tf_keras", reason="needs pip install 'edgedl[compress]'")
 
-from edgedl.converters._frameworks import keras, tensorflow, tf_keras
+from edgedl.frameworks import keras, tensorflow, tf_keras
 
 TOLERANCE = 1e-5  # float32 on both sides: the sums run in another order
 

@@ -14,7 +14,7 @@ from edgedl.errors import ModelError, UnsafeModelError
 
 pytest.importorskip("tf_keras", reason="needs pip install 'edgedl[compress]'")
 
-from edgedl.converters._frameworks import keras, tensorflow, tf_keras
+from edgedl.frameworks import keras, tensorflow, tf_keras
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

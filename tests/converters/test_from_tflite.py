@@ -20,10 +20,10 @@ pytest.importorskip("onnx", reason="needs pip install 'edgedl[onnx]'")
 
 from edgedl.converters import _onnx, _tflite
 from edgedl.converters._emit import Emit
-from edgedl.converters._frameworks import no_stderr, tensorflow
 from edgedl.converters.from_tflite import load_tflite, source
 from edgedl.converters.from_tflite.graph import dequantized
 from edgedl.converters.from_tflite.step import HANDLERS
+from edgedl.frameworks import no_stderr, tensorflow
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 TOLERANCE = 1e-5  # of the largest value: the same float arithmetic in another order
@@ -231,7 +231,7 @@ def test_a_dilated_convolution_is_one_convolution(tmp_path: Path) -> None:
 
 
 def net() -> Any:
-    from edgedl.converters._frameworks import keras
+    from edgedl.frameworks import keras
 
     keras().utils.set_random_seed(0)
     L = keras().layers
@@ -385,7 +385,7 @@ def test_unknown_operators_are_named_all_at_once(tmp_path: Path) -> None:
 
 def recurrent(folder: Path, *layers: Any, quantized: bool = False) -> Path:
     """A .tflite of Keras 3 layers on [1, 6, 3], with random weights: its converter writes a WHILE for each."""
-    from edgedl.converters._frameworks import keras
+    from edgedl.frameworks import keras
 
     rng, tf = np.random.default_rng(0), tensorflow()
     model = keras().Sequential([keras().Input((6, 3), batch_size=1), *layers])
@@ -399,7 +399,7 @@ def recurrent(folder: Path, *layers: Any, quantized: bool = False) -> Path:
 
 def test_loops_become_recurrent_layers(tmp_path: Path) -> None:
     """Outputs and last states, stacked, backwards, in both directions; the result of all is LiteRT's."""
-    from edgedl.converters._frameworks import keras
+    from edgedl.frameworks import keras
 
     L = keras().layers
     for layers, kinds in (
@@ -413,7 +413,7 @@ def test_loops_become_recurrent_layers(tmp_path: Path) -> None:
 
 
 def test_a_loop_with_quantized_weights(tmp_path: Path) -> None:
-    from edgedl.converters._frameworks import keras
+    from edgedl.frameworks import keras
 
     made = source(recurrent(tmp_path, keras().layers.LSTM(64), quantized=True), LoadOptions())
     assert made.reference is None
@@ -422,7 +422,7 @@ def test_a_loop_with_quantized_weights(tmp_path: Path) -> None:
 
 
 def test_other_loops_of_fixed_length_are_unrolled(tmp_path: Path) -> None:
-    from edgedl.converters._frameworks import keras
+    from edgedl.frameworks import keras
 
     made = agrees(recurrent(tmp_path, keras().layers.GRU(4, activation="softsign", return_sequences=True)))
     assert any("unrolled" in note and "another step" in note for note in made.notes)
@@ -430,7 +430,7 @@ def test_other_loops_of_fixed_length_are_unrolled(tmp_path: Path) -> None:
 
 
 def test_loops_that_call_themselves_are_refused(tmp_path: Path) -> None:
-    from edgedl.converters._frameworks import keras
+    from edgedl.frameworks import keras
 
     path = recurrent(tmp_path, keras().layers.SimpleRNN(2))
     whole = path.read_bytes()

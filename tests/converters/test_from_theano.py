@@ -20,9 +20,9 @@ pytest.importorskip("onnx", reason="needs pip install 'edgedl[onnx]'")
 import h5py
 import torch
 
-from edgedl.converters._frameworks import tf_keras
 from edgedl.converters.from_theano import source
 from edgedl.converters.from_theano.layers import HANDLERS
+from edgedl.frameworks import tf_keras
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 F = torch.nn.functional

@@ -12,8 +12,9 @@ from edgedl.errors import UsageError
 
 pytest.importorskip("keras", reason="needs pip install 'edgedl[compress]'")
 
-from edgedl.converters._frameworks import keras, tensorflow
-from edgedl.converters.inspect_keras import KerasInspector, layers_of
+from edgedl.converters.inspect_keras import KerasInspector
+from edgedl.macs import layers_of
+from edgedl.frameworks import keras, tensorflow
 
 
 def profiled_macs(net: Any) -> int:

@@ -32,8 +32,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Path], An
     """A small network of every counted operator in every scheme, its Keras model and inputs."""
     pytest.importorskip("tensorflow", reason="needs pip install 'edgedl[compress]'")
     pytest.importorskip("ai_edge_quantizer", reason="needs pip install 'edgedl[compress]'")
-    from edgedl.converters._frameworks import keras
     from edgedl.converters.to_tflite import ToTflite
+    from edgedl.frameworks import keras
 
     layers = keras().layers
     keras().utils.set_random_seed(1)

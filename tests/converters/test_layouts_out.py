@@ -12,9 +12,9 @@ from numpy.testing import assert_allclose
 
 from edgedl import runtime, steps
 from edgedl.artifact import TensorSpec
-from edgedl.converters._frameworks import keras
 from edgedl.data import DataOptions, Dataset, Split, load
 from edgedl.engine import describe
+from edgedl.frameworks import keras
 from edgedl.layouts import NCHW, from_file, layouts_of, plain, to_file
 from edgedl.metrics import agreement
 from edgedl.model import Model, QuantizationPlan

@@ -14,10 +14,10 @@ from edgedl.model import LoadOptions
 pytest.importorskip("tf2onnx", reason="needs pip install 'edgedl[compress]'")
 pytest.importorskip("tf_keras", reason="needs pip install 'edgedl[compress]'")
 
-from edgedl.converters._frameworks import tensorflow
 from edgedl.converters._rnn_cells import NotACell, Op
 from edgedl.converters._rnn_cells import cells as cells_of
 from edgedl.converters.from_graphdef import load_checkpoint, load_graphdef, source
+from edgedl.frameworks import tensorflow
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 TOLERANCE = 1e-4  # of the largest value, over a whole sequence

@@ -27,10 +27,10 @@ pytest.importorskip("onnxruntime", reason="needs pip install 'edgedl[onnx]'")
 pytest.importorskip("tf2onnx", reason="needs pip install 'edgedl[compress]'")
 
 from edgedl.converters import _onnx
-from edgedl.converters._frameworks import keras
 from edgedl.converters.inspect_onnx import OnnxInspector
 from edgedl.converters.to_onnx import ToOnnx
 from edgedl.converters.to_onnx.weights import packed, quantize_blocks, quantize_weight
+from edgedl.frameworks import keras
 
 ZOO = ("cnn", "resnet", "dscnn", "lstm", "gru", "transformer", "generator", "twotower", "unet", "multi_io", "shared")
 FLOAT = 1e-4  # largest relative error of a float file

@@ -24,9 +24,9 @@ pytest.importorskip("tensorflow", reason="needs pip install 'edgedl[compress]'")
 pytest.importorskip("ai_edge_quantizer", reason="needs pip install 'edgedl[compress]'")
 
 from edgedl.converters import _tflite as fb
-from edgedl.converters._frameworks import keras
 from edgedl.converters.to_tflite import ToTflite
 from edgedl.converters.to_tflite.graph import layers_of, unique_names
+from edgedl.frameworks import keras
 
 ZOO = (
     "cnn", "resnet", "dscnn", "lstm", "gru", "transformer", "generator", "twotower", "unet", "multi_io", "shared",

@@ -19,9 +19,9 @@ from edgedl.model import Model
 
 pytest.importorskip("tensorflow", reason="needs pip install 'edgedl[compress]'")
 
-from edgedl.converters._frameworks import keras
 from edgedl.converters.to_tflite import ToTflite
 from edgedl.converters.to_tflite.erf import erf, without_erf
+from edgedl.frameworks import keras
 
 CLOSE = 1e-6
 

@@ -19,8 +19,8 @@ from edgedl.model import Model
 pytest.importorskip("tensorflow", reason="needs pip install 'edgedl[compress]'")
 
 from edgedl.converters import _tflite as fb
-from edgedl.converters._frameworks import keras
 from edgedl.converters.to_tflite import ToTflite
+from edgedl.frameworks import keras
 
 CLOSE = 1e-5  # of the largest value
 

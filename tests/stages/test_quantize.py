@@ -26,7 +26,7 @@ DATA = Dataset(SPLIT, SPLIT)
 @pytest.fixture(scope="module")
 def nested() -> Model:
     pytest.importorskip("keras", reason="needs pip install 'edgedl[compress]'")
-    from edgedl.converters._frameworks import keras
+    from edgedl.frameworks import keras
 
     layers = keras().layers
     inner = keras().Sequential([keras().Input((4,)), layers.Dense(4, name="stem")], name="backbone")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ....artifact import Array
-from ..._frameworks import keras
+from ....frameworks import keras
 from ..builder import Builder
 from ..layout import new_dim
 from ..node import Node, Unsupported

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..._frameworks import keras
+from ....frameworks import keras
 from ..builder import Builder
 from ..layout import Factor, new_dim, size
 from ..node import Node, Unsupported

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ....artifact import Array
-from ..._frameworks import keras
+from ....frameworks import keras
 from ..builder import Builder, refuse_mixing
 from ..layout import Dim, Dims, flat, new_dim, size
 from ..node import Node, Unsupported

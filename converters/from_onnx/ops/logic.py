@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..._frameworks import keras
+from ....frameworks import keras
 from ..builder import Builder
 from ..node import Node
 from ..value import Value

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..._frameworks import keras
+from ....frameworks import keras
 from ..builder import Builder, refuse_mixing
 from ..layout import flat
 from ..node import Node, Unsupported, axis_of

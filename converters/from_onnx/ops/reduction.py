@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..._frameworks import keras
+from ....frameworks import keras
 from ..builder import Builder, refuse_mixing
 from ..node import Node, Unsupported, axis_of
 from ..value import Value

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ....artifact import Array
-from ..._frameworks import keras
+from ....frameworks import keras
 from ..builder import Builder
 from ..layout import Dim, Dims, NotFree, flat, new_dim, size
 from ..node import Node, Unsupported

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..._frameworks import keras
+from ....frameworks import keras
 from ..builder import Builder, elements
 from ..elementwise import align_at
 from ..layout import Batch, Dim, Dims, NotFree, Size, flat, new_dim, regroup, size

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ....artifact import Array
-from ..._frameworks import keras
+from ....frameworks import keras
 from ..builder import Builder
 from ..layout import Batch, new_dim
 from ..node import Node, Unsupported, axis_of

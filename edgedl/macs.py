@@ -9,8 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any
+
+import numpy as np
+
+from .frameworks import keras
+from .protocols import Layer
 
 Shape = tuple[int | None, ...]
 Count = Callable[[Any, Sequence[Shape], Sequence[Shape]], int]
@@ -20,6 +26,68 @@ def count(op: Any, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
     """Multiply-accumulates of one call of a layer or operation with these shapes, the batch counted as in them."""
     counter = COUNTERS.get(type(op).__name__)
     return counter(op, inputs, outputs) if counter and inputs and outputs else 0
+
+
+def layers_of(net: Any) -> tuple[Layer, ...]:
+    """The rows of a Keras 3 functional model; a layer called twice is one row with the work of both calls."""
+    tensor = keras().KerasTensor
+    rows: dict[str, Layer] = {}
+    _trace(net, [tensor((1, *t.shape[1:]), t.dtype, name=t.name) for t in net.inputs], "", rows)
+    return tuple(rows.values())
+
+
+def inside(op: Any) -> Any:
+    """The graph of a model that is used as a layer, or None."""
+    if isinstance(op, keras().Sequential):
+        return keras().Model(op.inputs, op.outputs)
+    return op if hasattr(op, "operations") else None
+
+
+def _trace(net: Any, inputs: Any, prefix: str, rows: dict[str, Layer]) -> Any:
+    """Shapes through the graph, as Functional.compute_output_spec infers them, noting every operation on the way."""
+
+    def operation(op: Any) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if model := inside(op):
+                return _trace(model, args[0], f"{prefix}{op.name}/", rows)
+            result = op.compute_output_spec(*args, **kwargs)
+            _note(op, f"{prefix}{op.name}", (args, kwargs), result, rows)
+            return result
+
+        return call
+
+    return net._run_through_graph(inputs, operation_fn=operation)
+
+
+def _note(op: Any, name: str, arguments: Any, result: Any, rows: dict[str, Layer]) -> None:
+    given, outputs = _tensors(arguments), _tensors(result)
+    macs = count(op, [_shape(t) for t in given], [_shape(t) for t in outputs])
+    if name in rows:
+        rows[name] = replace(rows[name], macs=rows[name].macs + macs)
+        return
+    weights = getattr(op, "weights", [])
+    rows[name] = Layer(
+        name=name,
+        op=type(op).__name__,
+        output=_shape(outputs[0]) if outputs else (),
+        dtype=str(outputs[0].dtype) if outputs else "",
+        parameters=sum(volume(tuple(w.shape)) for w in weights),
+        bytes=sum(volume(tuple(w.shape)) * _itemsize(w.dtype) for w in weights),
+        macs=macs,
+        activation_bytes=sum(volume(_shape(t)) * _itemsize(t.dtype) for t in outputs),
+    )
+
+
+def _tensors(structure: Any) -> list[Any]:
+    return [t for t in keras().tree.flatten(structure) if isinstance(t, keras().KerasTensor)]
+
+
+def _shape(tensor: Any) -> Shape:
+    return tuple(tensor.shape)
+
+
+def _itemsize(dtype: str) -> int:
+    return {"bfloat16": 2}.get(str(dtype)) or np.dtype(str(dtype)).itemsize
 
 
 def volume(shape: Shape) -> int:

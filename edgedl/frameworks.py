@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..errors import MissingDependencyError
+from .errors import MissingDependencyError
 
 QUIET = {
     "TF_CPP_MIN_LOG_LEVEL": "3",  # TensorFlow's C++ side: nothing below FATAL
