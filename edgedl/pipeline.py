@@ -29,6 +29,7 @@ FOLDER, FINAL = "\0folder", "\0final"  # stand for a step's own folder, while it
 KEPT = "\0kept"  # stands for the folder of a step's checkpoints, which outlives a killed run
 
 
+TRAIN_SHARE = 0.6  # of the data, where stages train and no training data is given
 PLANNING = ("quantize",)  # stages that only decide: the network stays as it is
 FAILURES = (ConversionError, ModelError, TargetError)  # of one format or scheme: the others go on
 
@@ -407,7 +408,7 @@ def with_defaults(recipe: Recipe) -> Recipe:
     """The recipe with what it leaves open decided by the model's format.
 
     A .tflite or .onnx stays what it is (the direct way) unless it is to become another format, to be trained or
-    restructured, or to be loaded in another way than whole.
+    restructured, or to be loaded in another way than whole. A source that stands alone is cut for stages that train.
     """
     kind = sniff(Path(recipe.model))
     exports = recipe.exports or (step("converter", default_format(recipe.model)),)
@@ -418,7 +419,10 @@ def with_defaults(recipe: Recipe) -> Recipe:
         or any((load.inputs, load.start, load.end))
     ):
         load = replace(load, form="keras")
-    return replace(recipe, exports=exports, load=load)
+    data = recipe.data
+    if any(getattr(s.options, "epochs", 0) for s in recipe.stages) and not (data.train or data.train_share):
+        data = replace(data, train_share=TRAIN_SHARE)
+    return replace(recipe, exports=exports, load=load, data=data)
 
 
 def exported(job: Run) -> list[Exported]:

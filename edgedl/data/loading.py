@@ -59,6 +59,8 @@ def load(
         for key, found in raws.items()
     }
     parts = {key: split for key, (split, _) in fitted.items()}
+    if options.train_share and len(parts["source"]) > 2 and not {"train", "calibration"} & set(parts):
+        parts["source"], parts["train"] = _set_aside(parts["source"], options.train_share, seed)
     calibration, validation, notes = _cut(parts, options, seed)
     task = fitted["source"][1]
     return Dataset(
@@ -195,6 +197,13 @@ def _limited(split: Split, wanted: Wanted) -> Split:
     if not 0 < most < len(split):
         return split
     return split.take(np.sort(stratified_order(split.y, len(split), wanted.seed)[:most]))
+
+
+def _set_aside(source: Split, share: float, seed: int) -> tuple[Split, Split]:
+    """A source in two, stratified by label, each in the order given: what validates, and `share` of it to train on."""
+    order = stratified_order(source.y, len(source), seed)
+    count = min(max(1, round(len(source) * share)), len(source) - 1)
+    return source.take(np.sort(order[count:])), source.take(np.sort(order[:count]))
 
 
 def _cut(parts: dict[str, Split], options: DataOptions, seed: int) -> tuple[Split, Split, tuple[str, ...]]:

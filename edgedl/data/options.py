@@ -19,12 +19,13 @@ class DataOptions:
     "module:function" (which returns x, or (x, y), or a dict), "digits" (scikit-learn's 8x8 digits), or "" (generated).
     One source alone is cut in two, stratified by label: calibration, at most `calibration_samples` and a fifth of it,
     and validation, the rest. A separate `calibration` or `train` source leaves all of `source` for validation;
-    calibration is then cut from `train`, which stays whole.
+    calibration is then cut from `train`, which stays whole. `train_share` of a source that stands alone is for training.
     """
 
     source: str = ""
     calibration: str = ""  # a separate source of inputs for calibration; it needs no labels
     train: str = ""  # a separate training source
+    train_share: float = 0.0  # of a source that stands alone: how much is for training; not scored
     calibration_samples: int = 200  # most that are cut from another source for calibration
     max_samples: int = 0  # most that are used of each source, chosen with the seed; 0: all
     metric: str = "auto"  # or accuracy, top5, f1, roc_auc, mae, mse, psnr, mean_iou, agreement; "output:metric" for another output
@@ -55,6 +56,11 @@ class DataOptions:
                 raise DataError(
                     f"data.{name} is {getattr(self, name)}, but cannot be negative", next="leave it out for its default"
                 )
+        if not 0 <= self.train_share < 1:
+            raise DataError(
+                f"data.train_share is {self.train_share}, but must be at least 0 and below 1",
+                next="use train_share = 0.6",
+            )
         if self.resize is not None and min(self.resize) < 1:
             raise DataError(f"data.resize is {self.resize}, which is no image", next="give height and width in pixels")
         if self.metric.rpartition(":")[2] != "auto":

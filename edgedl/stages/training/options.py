@@ -1,0 +1,69 @@
+"""Training: the options that every stage which trains has, as fields; Augment: its table of random changes to inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ...errors import UsageError
+
+Optimizer = Literal["sgd", "adam", "adamw"]
+Schedule = Literal["cosine", "one-cycle", "constant"]
+RATES: dict[str, float] = {"sgd": 0.02, "adam": 1e-3, "adamw": 1e-3}  # peak learning rates where none is given
+
+
+@dataclass(frozen=True, slots=True)
+class Augment:
+    """Random changes to the training inputs, on raw values `[n, ...]`; 0 or false is off. The first axes after the batch
+    are height and width for images (rank 4), time for series (rank 2 and 3)."""
+
+    flip: bool = False  # left-right, half of the images
+    flip_vertical: bool = False
+    shift: int = 0  # pixels, each way, the border filled with the edge's mean value (zero after scaling: see docs)
+    crop: float = 0.0  # share of height and width that a random crop may take away, resized back
+    cutout: int = 0  # side in pixels of a square set to the image's mean (DeVries and Taylor, 2017)
+    mixup: float = 0.0  # alpha of the Beta distribution (Zhang et al., ICLR 2018)
+    time_shift: float = 0.0  # share of the length that a series is moved, each way, filled with zeros
+    noise: float = 0.0  # standard deviation of Gaussian noise, as a share of the inputs' own
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """How a network is trained; the base of every stage that trains."""
+
+    epochs: int = 10
+    batch_size: int = 64
+    optimizer: Optimizer = "adam"
+    learning_rate: float | None = None  # the peak; not set: 0.02 for sgd, 0.001 for adam and adamw
+    schedule: Schedule = "cosine"  # after `warmup`; one-cycle: Smith and Topin, 2017
+    warmup: float = 0.1  # share of all steps in which the rate rises
+    weight_decay: float = 0.0  # on kernels only
+    momentum: float = 0.9  # of sgd, with Nesterov's correction
+    clip_norm: float = 0.0  # largest norm of all gradients together; 0: no limit
+    ema: float = 0.0  # decay of an exponential moving average of the weights, which is what is kept; 0: none
+    patience: int = 0  # epochs without a better result on a held-out tenth of the training data until it stops; 0: all
+    reestimate: int = 1000  # samples on which BatchNormalization statistics are measured anew at the end; 0: as trained
+    mixed_precision: bool = False  # float16 or bfloat16 arithmetic where the device has it
+    keep_zeros: bool = True  # weights that an earlier stage made zero, or put in clusters, stay so
+    augment: Augment = field(default_factory=Augment)
+    seed: int = 0  # of the order of samples, augmentation and dropout
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "patience", "reestimate"):
+            _at_least(name, getattr(self, name), 0)
+        _at_least("batch_size", self.batch_size, 1)
+        if self.learning_rate is not None and self.learning_rate <= 0:
+            raise UsageError(f"learning_rate is {self.learning_rate:g}, but must be above 0", next="leave it out")
+        for name in ("warmup", "momentum", "ema"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name):g}, but must be in 0..1", next="leave it out")
+
+    @property
+    def peak(self) -> float:
+        """The largest learning rate."""
+        return RATES[self.optimizer] if self.learning_rate is None else self.learning_rate
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise UsageError(f"{name} is {value}, but must be at least {least}", next="leave it out for its default")
