@@ -183,8 +183,8 @@ def _groups(trace: _Trace, terms: Sequence[Term]) -> tuple[Group, ...]:
         if key in seen:
             continue
         seen[key] = len(seen)
-        for unit, count in zip(*np.unique(roots, return_counts=True), strict=True):
-            places.setdefault(int(unit), []).append((seen[key], int(count)))
+        for unit, times in zip(*np.unique(roots, return_counts=True), strict=True):
+            places.setdefault(int(unit), []).append((seen[key], int(times)))
     frozen: dict[int, str] = {}
     for unit, why in units.frozen.items():
         frozen.setdefault(int(units.roots(np.array([unit]))[0]), why)
