@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from .. import user_code
 from ..artifact import Array
 from ..errors import MissingDependencyError, ModelError, UsageError
 from ..model import LoadOptions, Model
-from . import _jax_files, _jaxpr, _user_module
+from . import _jax_files, _jaxpr
 from ._onnx import last_line
 from ._source import Source
 from ._torch_inputs import Input, fixed, read_inputs
@@ -74,7 +75,7 @@ def _jax() -> Any:
 
 def _function(module: str, arrays: Mapping[str, Array], path: Path) -> tuple[Callable[..., Any], Any]:
     """The user's function, and the parameters of the file in the structure that it wants."""
-    found = _user_module.call(module, "(function, parameters)")
+    found = user_code.call(module, "(function, parameters)")
     if isinstance(found, tuple) and len(found) == 2 and callable(found[0]):
         return found[0], _filled(found[1], arrays, path)
     if not callable(found):

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .. import user_code
 from ..errors import ModelError, UsageError
 from ..model import LoadOptions, Model
-from . import _user_module
 from ._source import Source
 from ._torch_archive import form_of, load_program, load_script, read_safetensors, unpickle
 from ._torch_export import called_by_name, export, runner, torch
@@ -69,7 +69,7 @@ def _module(path: Path, form: str, options: LoadOptions) -> tuple[Any, str]:
             f"{path.name} holds weights and no network",
             next="add --module MODULE:CALLABLE, a function that returns the torch.nn.Module these weights are for",
         )
-    module = _user_module.call(options.module, "a torch.nn.Module")
+    module = user_code.call(options.module, "a torch.nn.Module")
     if not isinstance(module, torch().nn.Module):
         raise ModelError(
             f"'{options.module}' returned {type(module).__name__}, not a torch.nn.Module",

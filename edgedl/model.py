@@ -22,6 +22,8 @@ STATIC: frozenset[str] = frozenset({"int8", "int16x8"})  # schemes whose activat
 Calibration = Literal["minmax", "percentile", "mse"]
 IoType = Literal["float32", "int8", "uint8", "int16"]
 
+ALLOW_UNSAFE = "EDGEDL_ALLOW_UNSAFE"  # set in the child of a run whose user trusts the model's own code
+
 
 @dataclass(frozen=True, slots=True)
 class QuantizationPlan:

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 
 from . import data as datasets
-from . import metrics, scratch, verification
+from . import faithfulness, metrics, scratch, verification
 from .artifact import Array, Artifact, TensorSpec, spec_from_json
 from .data import DataOptions, Dataset, Split
 from .engine import describe, open_engine, predict
 from .errors import ConversionError, ModelError, VerificationError
 from .layouts import from_file, layouts_of, original_layouts, plain, preprocessing_from_file, read_layouts, to_file
+from .model import ALLOW_UNSAFE as ALLOW_UNSAFE
 from .model import GRAPH_FORMATS, LoadOptions, Model, load
 from .options import build
 from .registry import find, resolve
@@ -32,7 +33,6 @@ PROBE = 16  # inputs on which every converted file is compared with the model be
 LAYER_PROBE = 8  # inputs for the error of single layers
 MAX_OUTPUT_BYTES = 1 << 30  # of the validation outputs that are kept; validation is cut to stay below
 BATCH = 64
-ALLOW_UNSAFE = "EDGEDL_ALLOW_UNSAFE"  # set in the child of a run whose user trusts the model's own code
 
 _models: dict[str, Model] = {}  # the last models of this process, so that they are not read again
 
@@ -312,7 +312,17 @@ def evaluate(path: str, data: str, original: str, folder: str) -> dict[str, Any]
         "drop": drop(dataset, before, outputs),
         "agreement": agreement(before, outputs),
         "per_class": per_class(dataset, before, outputs),
+        "class_drop": class_drop(dataset, before, outputs),
     }
+
+
+def class_drop(dataset: Dataset, before: Mapping[str, Array], after: Mapping[str, Array]) -> dict[str, Any] | None:
+    """The class that lost most, without labels of those that the original decides on; None where there are no classes."""
+    y = None if dataset.validation.y is None else np.asarray(dataset.validation.y)
+    how = faithfulness.deciding(dataset.metric, before, y)
+    if how is None:
+        return None
+    return faithfulness.worst_class(faithfulness.class_changes(how, before, after, y, dataset.labels))
 
 
 def agreement(before: Mapping[str, Array], after: Mapping[str, Array]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 LEVEL_1 = {
     "__init__", "errors", "registry", "preprocess", "artifact", "engine", "model", "data", "metrics",
     "calibration", "protocols", "worker", "environment", "verification", "options", "stats", "layouts", "sniffing",
-    "frameworks", "macs", "scratch",
+    "frameworks", "macs", "scratch", "user_code",
 }  # fmt: skip
 KINDS = {"stages", "converters", "targets", "runtime"}
 RUNTIME_MAY = {"errors", "preprocess", "artifact", "engine", "runtime"}

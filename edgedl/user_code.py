@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..errors import ModelError, UsageError
+from .errors import ModelError, UsageError
 
 
 def call(spec: str, returns: str) -> Any:
