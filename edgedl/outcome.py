@@ -101,6 +101,7 @@ def assemble_document(
             entry["warnings"].append(grown(best, entry["bytes"] - base.artifact.path.stat().st_size))
             job.listener.warn(entry["warnings"][-1])
         entry["attempts"] = attempts
+        entry["faithfulness"] = job.faithfulness(best)
         if len(attempts) > 1:
             entry["warnings"].append(
                 f"chosen among {len(attempts)} attempts by the validation samples that its figures are of"
@@ -108,7 +109,7 @@ def assemble_document(
         artifacts.append(entry)
     for entry in artifacts:
         if not entry["within_limits"]:
-            job.warn(f"{entry['name']} {outside(entry['drop'], recipe.limits.max_drop or 0.0)}")
+            job.warn(f"{entry['name']} {broken(entry, everything(recipe.limits))}")
     return {
         "edgedl": __version__,
         "created": started.isoformat(timespec="seconds"),
@@ -161,6 +162,16 @@ def thinned(latency_ns: Sequence[int]) -> list[float]:
     return [round(ns / 1e3, 3) for ns in latency_ns[::every]]
 
 
+def broken(entry: Mapping[str, Any], limits: Mapping[str, Any]) -> str:
+    """Which limits an artifact passes and how far, in words."""
+    most, each, worst = limits.get("max_drop"), limits.get("max_class_drop"), entry.get("class_drop")
+    drop = math.inf if entry["drop"] is None else entry["drop"]
+    found = [outside(drop, most)] if most is not None and drop > most + 1e-9 else []
+    if each is not None and worst and worst["drop"] > each + 1e-9:
+        found.append(f"loses its class {worst['label']} ({worst['count']} samples) by {100 * worst['drop']:.3g} points of {100 * each:.3g} allowed")  # fmt: skip
+    return " and ".join(found)
+
+
 def outside(drop: float | None, most: float) -> str:
     """How far a result is outside the limit, in words."""
     if drop is None or math.isinf(drop):
@@ -189,6 +200,7 @@ def described(job: Run, converted: Converted, measured: Mapping[str, bench.Measu
         "original_metrics": job.original.result,
         "agreement": evaluation["agreement"],
         "drop": converted.drop,
+        "class_drop": converted.class_drop,
         "within_limits": job.within(converted),
         "per_class": evaluation["per_class"],
         "left_float": list(artifact.metadata.get("left_float", [])),
@@ -243,11 +255,13 @@ def check_limits(document: Mapping[str, Any]) -> None:
     failing = [a for a in document["artifacts"] if not a["within_limits"]]
     if failing:
         worst = max(failing, key=lambda a: math.inf if a["drop"] is None else float(a["drop"]))
+        told = broken(worst, document["limits"])
+        limit = "--max-class-drop" if "loses its class" in told else "--max-drop"
         tried = {attempt["scheme"] for attempt in worst["attempts"]}
         others = " or ".join(s for s in ("dynamic", "fp16") if s not in tried)
         raise LimitError(
-            f"{worst['name']} {outside(worst['drop'], document['limits']['max_drop'])}",
-            next=f"look at the layers in the report; try {f'--quantize {others}, ' if others else ''}more calibration data, or a larger --max-drop",
+            f"{worst['name']} {told}",
+            next=f"look at the layers in the report; try {f'--quantize {others}, ' if others else ''}more calibration data, or a larger {limit}",
         )
     if document["failures"]:
         raise from_json(document["failures"][0])

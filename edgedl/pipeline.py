@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, replace
@@ -17,11 +18,12 @@ from .errors import ConversionError, EdgedlError, MissingDependencyError, ModelE
 from .model import GRAPH_FORMATS
 from .options import everything
 from .outcome import Exported, assemble_document, deliver, measured
-from .recipe import Recipe, Step, assemble, step
+from .recipe import Limits, Recipe, Step, assemble, step
 from .registry import names
 from .report import clean
 from .sniffing import sniff
 from .steps import ALLOW_UNSAFE
+from .steps_faithfulness import samples_for
 from .store import CALLABLE, Done, Store, belongings, digest, fingerprint, module_files, open_store
 from .worker import GIB, Worker, default_memory_bytes
 
@@ -61,6 +63,13 @@ class Converted:
     evaluation: Mapping[str, Any]
     drop: float
     stages: tuple[Step, ...]
+    outputs: Path  # folder of its outputs on the validation data
+
+    @property
+    def class_drop(self) -> dict[str, Any] | None:
+        """The class that lost most: label, drop, count; None where there are no classes."""
+        found: dict[str, Any] | None = self.evaluation["class_drop"]
+        return found
 
     @property
     def scheme(self) -> str:
@@ -87,8 +96,10 @@ class Run:
     done: dict[str, Done] = field(default_factory=dict)  # the steps of this run, by function and key
     stages: list[dict[str, Any]] = field(default_factory=list)  # what each stage that changed the network made of it
 
-    def step(self, worker: Worker, name: str, function: str, key: Any, **arguments: Any) -> Done:
-        """Run `edgedl.steps:function` in a child unless its result is in the store."""
+    def step(
+        self, worker: Worker, name: str, function: str, key: Any, *, module: str = "edgedl.steps", **arguments: Any
+    ) -> Done:
+        """Run `module:function` in a child unless its result is in the store."""
         known = json.dumps([function, key], sort_keys=True)
         if known in self.done:
             return self.done[known]
@@ -99,7 +110,7 @@ class Run:
             places = {FOLDER: str(folder), FINAL: str(self.store.root / f"{function}-{key}")}
             places[KEPT] = str(self.store.root / f"checkpoints-{key}")
             filled = {k: places.get(v, v) if isinstance(v, str) else v for k, v in arguments.items()}
-            return worker.call(f"edgedl.steps:{function}", **filled)
+            return worker.call(f"{module}:{function}", **filled)
 
         done = self.done[known] = self.store.run(function, key, make)
         detail = told(function, done.result)
@@ -245,12 +256,15 @@ class Run:
             original=str(self.original.folder),
             folder=FOLDER,
         )
-        return Converted(artifact, verified.result, evaluated.result, evaluated.result["drop"], stages)
+        return Converted(
+            artifact, verified.result, evaluated.result, evaluated.result["drop"], stages, evaluated.folder
+        )
 
     def export(self, export: Step) -> Exported:
         """The float file of a format, the best compressed one, and all attempts."""
         keras = tuple(s for s in self.recipe.stages if s.name not in PLANNING)
         base = self.converted(self.staged(keras), export, keras, None)
+        require_classes(self.recipe.limits, base)
         if not changes_numbers(self.recipe.stages):
             return base, base, [self.attempt(base)]
         tried: list[Converted] = []
@@ -268,12 +282,19 @@ class Run:
                 return base, tried[-1], attempts
         if not tried:
             raise failed or UsageError("the recipe has nothing to try", next="add a quantize stage")
-        return base, min(tried, key=lambda c: c.drop), attempts
+        return base, min(tried, key=self.excess), attempts
 
     def within(self, converted: Converted) -> bool:
-        """Whether the limit of the recipe holds."""
-        most = self.recipe.limits.max_drop
-        return most is None or converted.drop <= most + 1e-9
+        """Whether the limits of the recipe hold."""
+        return self.excess(converted) <= 1e-9
+
+    def excess(self, converted: Converted) -> float:
+        """By how much the limit is passed that is passed most; negative within the limits, without any minus infinity."""
+        limits, worst = self.recipe.limits, converted.class_drop
+        passed = [] if limits.max_drop is None else [converted.drop - limits.max_drop]
+        if limits.max_class_drop is not None and worst is not None:
+            passed.append(worst["drop"] - limits.max_class_drop)
+        return max(passed, default=-math.inf)
 
     def attempt(self, converted: Converted) -> dict[str, Any]:
         """One line of the table of attempts."""
@@ -283,8 +304,20 @@ class Run:
             "calibration": plan.calibration if plan else "",
             "bytes": converted.artifact.path.stat().st_size,
             "drop": converted.drop,
+            "class_drop": converted.class_drop,
             "within_limits": self.within(converted),
         }
+
+    def faithfulness(self, converted: Converted) -> dict[str, Any] | None:
+        """How faithful an artifact is beyond its metric; None where that is switched off, or failed, which is told."""
+        if not self.recipe.limits.faithfulness:
+            return None
+        try:
+            return faithful(self, converted)
+        except EdgedlError as error:
+            self.failures.append({"step": f"robustness {converted.artifact.format}", **error.to_json()})
+            self.warn(f"not measured on corrupted and adversarial inputs: {error.message}")
+            return None
 
     def layers(self, converted: Converted, base: Converted) -> list[dict[str, Any]]:
         """The error of every layer of a quantized file."""
@@ -308,6 +341,45 @@ class Run:
         return Path(self.recipe.model).stem
 
 
+def require_classes(limits: Limits, base: Converted) -> None:
+    """Raise UsageError where each class has a limit, and the network has none."""
+    if limits.max_class_drop is not None and base.class_drop is None:
+        raise UsageError(
+            "--max-class-drop is about classes, and the outputs of this model are values",
+            next="use --max-drop, or give class labels with --data",
+        )
+
+
+def faithful(job: Run, converted: Converted) -> dict[str, Any]:
+    """The steps that run the original and an artifact on corrupted inputs, and on those made against each of them."""
+    loaded, seed, label = job.model.result, job.recipe.seed, converted.artifact.format
+    origin, data = job.original, job.data
+    samples, is_keras = samples_for(loaded["macs"]), loaded["form"] == "keras"
+    ranks = {spec["name"]: len(spec["shape"]) for spec in loaded["inputs"]}
+    common: dict[str, Any] = {"module": "edgedl.steps_faithfulness", "data": str(data.folder), "samples": samples}
+    axes: dict[str, Any] = {"ranks": ranks, "channels_last": is_keras, "seed": seed}
+    corrupted = job.step(
+        job.heavy, "robustness original", "corrupt_original", [job.model.key, data.key, samples, seed],
+        model=str(job.model.folder), folder=FOLDER, **axes, **common,
+    )  # fmt: skip
+    nets = (job.model, job.staged([s for s in converted.stages if s.name not in PLANNING]))
+    attacked = [
+        job.step(
+            job.heavy, "robustness attack", "attack", [net.key, origin.key, samples],
+            model=str(net.folder), original=str(origin.folder), folder=FOLDER, **common,
+        )
+        for net in nets
+    ]  # fmt: skip
+    found = {"corrupted": corrupted.result, "attacked": [a.result for a in attacked]}
+    made: dict[str, Any] = job.step(
+        job.light, f"robustness {label}", "examine",
+        [dict(converted.artifact.files), origin.key, corrupted.key, [a.key for a in attacked]],
+        path=str(converted.artifact.path), original=str(origin.folder), evaluated=str(converted.outputs),
+        corrupted=str(corrupted.folder), attacked=[str(a.folder) for a in attacked], found=found, **axes, **common,
+    ).result  # fmt: skip
+    return made
+
+
 def told(function: str, result: Any) -> str:
     """What came out of a step, in a few words."""
     if function == "load_model":
@@ -327,6 +399,12 @@ def told(function: str, result: Any) -> str:
         return str(result["checks"][-1]["detail"])
     if function == "evaluate":
         return values(result["metrics"]) or f"drop {result['drop']:.4f} against the original"
+    if function == "corrupt_original":
+        return f"{len(result['rows'])} corruptions of {result['samples']} samples"
+    if function == "attack":
+        return f"FGSM: {result['why']}" if "why" in result else f"FGSM at {result['share']:g} of the standard deviation"
+    if function == "examine":
+        return f"{100 * result['flipped']:.1f} % of the {result['unit']}s flipped" if "flipped" in result else ""
     if function == "layer_errors":
         worst = min(result, key=lambda e: float(e["sqnr_db"]), default=None)
         return f"worst {worst['name']} with {worst['sqnr_db']:.1f} dB" if worst else ""
@@ -350,14 +428,15 @@ def changes_numbers(stages: Sequence[Step]) -> bool:
 
 
 def candidates(recipe: Recipe, warn: Callable[[str], None]) -> Iterator[tuple[Step, ...]]:
-    """The stages as they are, then, where max_drop may ask for more, with better ranges and finer schemes.
+    """The stages as they are, then, where a limit may ask for more, with better ranges and finer schemes.
 
     A scheme that cannot have the inputs and outputs that were asked for is left out, and `warn` is told.
     """
     yield recipe.stages
     at = next(i for i, s in enumerate(recipe.stages) if s.name == "quantize")
     asked = recipe.stages[at].options
-    if recipe.limits.max_drop is None or not recipe.limits.fallback:
+    limits = recipe.limits
+    if (limits.max_drop is None and limits.max_class_drop is None) or not limits.fallback:
         return
     finer: list[dict[str, Any]] = []
     if asked.scheme == "int8":

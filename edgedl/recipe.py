@@ -33,18 +33,22 @@ class Limits:
     """What the result must hold to, and what a run may use."""
 
     max_drop: float | None = None  # of the metric: absolute for scores in 0..1 (0.01 is one point), relative for errors
-    fallback: tuple[Scheme, ...] = ()  # schemes to try, in order, where max_drop does not hold
+    max_class_drop: float | None = None  # of any one class's accuracy, absolute; without labels of its agreement
+    fallback: tuple[Scheme, ...] = ()  # schemes to try, in order, where one of these does not hold
+    faithfulness: bool = True  # whether artifacts are also run on corrupted and adversarial inputs
     timeout_s: float = 900.0  # of one conversion
     train_timeout_s: float = 86400.0  # of one stage that changes the network, which may train it
     memory_gib: float | None = None  # of a child process; not set: three quarters of the machine's
     bench_seconds: float = 3.0  # measuring time for one artifact on one target; 0: no measuring
 
     def __post_init__(self) -> None:
-        if self.max_drop is not None and not 0 <= self.max_drop <= 1:
-            raise RecipeError(
-                f"limits.max_drop is {self.max_drop}, which no result can mean",
-                next="give 0 to 1, or a percentage such as 1%",
-            )
+        for name in ("max_drop", "max_class_drop"):
+            most = getattr(self, name)
+            if most is not None and not 0 <= most <= 1:
+                raise RecipeError(
+                    f"limits.{name} is {most}, which no result can mean",
+                    next="give 0 to 1, or a percentage such as 1%",
+                )
         if (
             min(self.timeout_s, self.train_timeout_s) <= 0
             or self.bench_seconds < 0

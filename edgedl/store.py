@@ -28,7 +28,7 @@ from .errors import ModelError, OutputError
 from .model import LoadOptions
 
 CALLABLE = re.compile(r"[\w.]+:\w+")
-FORMAT = 3  # raise when what steps write changes
+FORMAT = 4  # raise when what steps write changes
 TOOLS = (
     "tensorflow",
     "keras",

@@ -39,6 +39,11 @@ FALLBACK = ("dynamic", "int8-weight-only", "fp16", "int16x8")
     type=options.Percent(),
     help="How much of the metric (without labels: of the agreement) may be lost, e.g. 1%. Without --quantize, finer schemes are tried until it holds.",
 )
+@click.option(
+    "--max-class-drop",
+    type=options.Percent(),
+    help="How much of its accuracy (without labels: of the agreement) any one class may lose, e.g. 5%; a limit like --max-drop.",
+)
 @click.option("--recipe", type=click.Path(path_type=Path), help="A recipe in TOML; other options win over it.")
 @options.settings
 @click.option("--seed", type=click.IntRange(0, MAX_SEED), help="Seed of splits and generated inputs [0].")
@@ -72,7 +77,7 @@ def command(
     wanted = tables.pop("quantize")
     if not wanted and recipe is None:
         wanted = {"scheme": "int8"}
-    if "max_drop" in tables["limits"] and given["quantize"] is None and recipe is None:
+    if {"max_drop", "max_class_drop"} & set(tables["limits"]) and given["quantize"] is None and recipe is None:
         tables["limits"]["fallback"] = list(FALLBACK)
     if keep_layout is not None and not formats and recipe is None and model:
         formats = (default_format(model),)

@@ -160,6 +160,7 @@ def tables(
     calibration_method: str | None,
     io: str | None,
     max_drop: float | None = None,
+    max_class_drop: float | None = None,
     timeout: float | None = None,
     **loading: Any,
 ) -> dict[str, Any]:
@@ -168,7 +169,7 @@ def tables(
         "load": load_table(**loading),
         "data": {"source": data, "calibration": calibration},
         "quantize": {"scheme": quantize, "calibration": calibration_method, "io": io},
-        "limits": {"max_drop": max_drop, "timeout_s": timeout},
+        "limits": {"max_drop": max_drop, "max_class_drop": max_class_drop, "timeout_s": timeout},
     }
     return {name: {k: v for k, v in table.items() if v is not None} for name, table in given.items()}
 

@@ -67,6 +67,59 @@ class ClassChange(TypedDict):
     count: int
 
 
+class ClassDrop(TypedDict):
+    """The class that lost most: how much of its accuracy (without labels: of its agreement), absolute."""
+
+    label: str
+    drop: float
+    count: int
+
+
+class Corrupted(TypedDict):
+    """The original and a file on inputs corrupted alike: the measure, the decisions they share, mean confidence."""
+
+    kind: str
+    strength: int  # 1, 2 or 3
+    amount: float
+    unit: str  # of the amount
+    before: float | None
+    after: float | None
+    agrees: float | None
+    confidence: list[float] | None  # before, after
+
+
+class Attack(TypedDict):
+    """FGSM: the original on inputs made against it, the file on inputs made against the network it was made from."""
+
+    epsilon: dict[str, float]  # by input, in units of the preprocessed input
+    share: float  # the same as a share of its standard deviation
+    before: float | None
+    after: float | None
+    confidence: list[float] | None
+
+
+class Faithfulness(TypedDict):
+    """How faithful a file is beyond its metric. Pairs are before and after; what is not there is in `not_measured`."""
+
+    unit: str  # what a decision is about: prediction, position, or value where there are no decisions
+    labelled: bool
+    not_measured: dict[str, str]  # what -> why
+    measure: str  # the metric of `clean`, `corrupted` and `fgsm`
+    samples: int  # that these are of
+    clean: list[float | None]
+    corrupted: list[Corrupted]
+    fgsm: NotRequired[Attack]
+    decisions: NotRequired[int]
+    flipped: NotRequired[float]
+    lost: NotRequired[float]
+    gained: NotRequired[float]
+    iou: NotRequired[float]
+    confidence: NotRequired[list[float]]
+    ece: NotRequired[list[float]]
+    reliability: NotRequired[list[list[list[float]]]]  # before, after: [confidence, accuracy, decisions] of each bin
+    per_class: NotRequired[list[ClassChange]]  # those that lost most
+
+
 class Check(TypedDict):
     """One thing that was verified."""
 
@@ -89,6 +142,7 @@ class Attempt(TypedDict):
     calibration: NotRequired[str]
     bytes: NotRequired[int]
     drop: NotRequired[float | None]
+    class_drop: NotRequired[ClassDrop | None]
     within_limits: NotRequired[bool]
     error: NotRequired[dict[str, str]]
 
@@ -106,6 +160,8 @@ class Entry(TypedDict):
     agreement: Agreement
     io: NotRequired[str]
     drop: NotRequired[float | None]
+    class_drop: NotRequired[ClassDrop | None]
+    faithfulness: NotRequired[Faithfulness | None]
     within_limits: NotRequired[bool]
     latency_us: NotRequired[dict[str, Latency]]
     load_ms: NotRequired[float | None]

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..artifact import write_atomic
 from ..errors import MissingDependencyError
-from . import charts, figures, summary
+from . import charts, faithfulness, figures, summary
 from .document import ClassChange, Document, Entry, FloatLayer, Layer, parse
 from .proof import before, relative, shape_text, transposes
 from .scatter import explained, legend, scatter
@@ -81,6 +81,7 @@ class Detail:
     row: Row
     entry: Entry
     classes: Classes | None
+    faithfulness: faithfulness.Section | None
     layer_chart: charts.Plot | None
     worst: list[tuple[int, Layer]]
     layers: list[tuple[int, Layer]]
@@ -217,6 +218,7 @@ def details(document: Document, found: list[Row]) -> Iterator[Detail]:
             row=row,
             entry=entry,
             classes=classes(entry.get("per_class", [])),
+            faithfulness=faithfulness.section(entry),
             layer_chart=charts.layers(every),
             worst=[(number[id(layer)], layer) for layer in charts.worst_layers(every, LAYERS_SHOWN)],
             layers=list(enumerate(every[:LAYERS_LISTED], 1)),

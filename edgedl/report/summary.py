@@ -156,7 +156,8 @@ def about(document: Document, found: list[Row]) -> str:
     if row is None or row.entry is None:
         return ""
     others = sum(r.role == "artifact" for r in found) > 1
-    limited = document["limits"].get("max_drop") is not None and row.within_limits
+    asked = any(document["limits"].get(name) is not None for name in ("max_drop", "max_class_drop"))
+    limited = asked and row.within_limits
     text = f", the smallest artifact{' within the limits' if limited else ''}" if others else ""
     has_base = any(b["format"] == row.format for b in document["baselines"])
     text += "; compared with " + ("the float32 file of the same format" if has_base else "the model's own file")

@@ -12,6 +12,7 @@ from typing import Any
 
 from . import figures
 from .document import Document, parse, printable
+from .faithfulness import faithfulness_line
 from .proof import proof_line, transposes
 from .summary import Row, headline, lead, rows, speed, targets
 
@@ -222,6 +223,8 @@ def _notes(document: Document, table: Sequence[Row], width: int, paint: Paint) -
     for row in table:
         if row.entry and row.role == "artifact" and row.entry.get("transposes") and imported:
             lines.append((f"{row.name}: {transposes(row.entry)} left", DIM))
+        faithful = faithfulness_line(row.entry) if row.entry and row.role == "artifact" else ""
+        lines += [(f"{row.name}: {faithful}", DIM)] if faithful else []
         kept = row.entry.get("left_float", []) if row.entry and row.role == "artifact" else []
         if kept:
             shown = ", ".join(k["layer"] for k in kept[:3]) + (f" and {len(kept) - 3} more" if len(kept) > 3 else "")
