@@ -1,0 +1,152 @@
+"""reconstruct(): kernels of a pruned network fitted anew, so that each layer gives what it gave before, as well as it can.
+
+Least squares on a few hundred inputs, layer by layer in the order of the network, each on what really reaches it after
+the layers before it were fitted (He, Zhang and Sun, "Channel Pruning for Accelerating Very Deep Neural Networks", ICCV
+2017; Luo, Wu and Lin, "ThiNet", ICCV 2017). No gradient, no labels, one pass over either network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ...artifact import Array
+from ...frameworks import deep, keras, tensorflow
+from ..rebuilding import inside
+from .graph import ChannelGraph
+from .shrink import Mask
+
+ROWS = 8192  # places of a layer's output at which it is fitted, at most
+RIDGE = 1e-3  # of the mean diagonal of the Gram matrix: how strongly the kernel is drawn to the one that was there
+MOST_BYTES = 1 << 30  # of all activations of one pass
+FITTED = ("Dense", "Conv1D", "Conv2D", "Conv3D")
+
+Hook = Callable[[Any, str, Any], None]  # (operation, path, its first input), before it is called
+
+
+def reconstruct(graph: ChannelGraph, keep: Mask, net: Any, inputs: Sequence[Array]) -> Mapping[str, tuple[float, float]]:
+    """Fit the kernels of `net`, which `shrink(graph, keep)` made, in place.
+
+    `inputs`: of the network, in its order, `[n, ...]`; as many are used as fit into memory. Returns by layer the error
+    of its output before and after, relative to the output's own variance.
+    """
+    count = min(len(inputs[0]), max(8, int(MOST_BYTES // max(activation_bytes(graph), 1))))
+    feed = [tensorflow().convert_to_tensor(np.asarray(x[:count])) for x in inputs]
+    wanted: dict[str, Array] = {}
+    paths = fitted_layers(graph, keep)
+    _pass(graph.net, feed, lambda op, path, x: wanted.__setitem__(path, _target(op, x)) if path in paths else None)
+    errors: dict[str, tuple[float, float]] = {}
+
+    def fit(op: Any, path: str, x: Any) -> None:
+        if path in wanted:
+            errors[path] = _fit(op, x, wanted.pop(path)[:, _kept_outputs(graph, keep, path)])
+
+    _pass(net, feed, fit)
+    return errors
+
+
+def activation_bytes(graph: ChannelGraph) -> float:
+    """Of all activations of one input, float32."""
+    return 4 * sum(t.coefficient * float(np.prod([len(a) for a in t.axes])) for t in graph.terms if t.kind == "memory")
+
+
+def fitted_layers(graph: ChannelGraph, keep: Mask) -> frozenset[str]:
+    """Paths of the layers that read fewer channels than before, are called once, and mix all of them."""
+    terms: dict[str, int] = {}
+    for term in graph.terms:
+        if term.kind == "memory":
+            terms[term.path] = terms.get(term.path, 0) + 1
+    found = set()
+    for path, call in graph.calls.items():
+        if type(call.op).__name__ not in FITTED or terms.get(path) != 1 or getattr(call.op, "groups", 1) != 1:
+            continue
+        read = call.weights[_kernel_index(call.op)][-2]
+        if read is not None and not graph.kept(keep, read).all():
+            found.add(path)
+    return frozenset(found)
+
+
+def _kernel_index(op: Any) -> int:
+    return next(i for i, w in enumerate(op.weights) if w is op.kernel)
+
+
+def _kept_outputs(graph: ChannelGraph, keep: Mask, path: str) -> Array:
+    call = graph.calls[path]
+    out = call.weights[_kernel_index(call.op)][-1]
+    return np.ones(call.op.kernel.shape[-1], bool) if out is None else graph.kept(keep, out)
+
+
+def _pass(net: Any, feed: Sequence[Any], hook: Hook) -> None:
+    """Run a network operation by operation on real tensors; `hook` sees each before it is called."""
+    with deep():
+        graph = inside(net)
+        _run(graph, keras().tree.pack_sequence_as(graph._inputs_struct, list(feed)), "", hook)
+
+
+def _run(graph: Any, inputs: Any, prefix: str, hook: Hook) -> Any:
+    def operation(op: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            path = f"{prefix}{op.name}"
+            model = inside(op)
+            if model is not None:
+                return _run(model, args[0], f"{path}/", hook)
+            hook(op, path, args[0] if args else None)
+            return op(*args, **kwargs)
+
+        return call
+
+    return graph._run_through_graph(inputs, operation_fn=operation)
+
+
+def _rows(op: Any, x: Any, picked: Array | None = None) -> Array:
+    """What a layer reads at each place of its output, `[places, entries of the kernel but the last axis]`, at most ROWS."""
+    tf = tensorflow()
+    if type(op).__name__ == "Dense":
+        rows = tf.reshape(x, (-1, x.shape[-1]))
+    else:
+        patches = _patches(op, x)
+        rows = tf.reshape(patches, (-1, patches.shape[-1]))
+    total = int(rows.shape[0])
+    if total <= ROWS:
+        return rows.numpy()
+    picked = np.sort(np.random.default_rng(total).choice(total, ROWS, replace=False))
+    return tf.gather(rows, picked).numpy()
+
+
+def _patches(op: Any, x: Any) -> Any:
+    """Windows of a convolution, `[n, places..., entries]` in the order of the kernel's own axes."""
+    k = keras()
+    size = tuple(op.kernel.shape[:-1])
+    entries = int(np.prod(size))
+    unit = np.eye(entries, dtype=np.float32).reshape(*size, entries)
+    return k.ops.conv(x, unit, strides=op.strides, padding=op.padding if op.padding != "causal" else "valid",
+                      data_format=op.data_format, dilation_rate=op.dilation_rate)  # fmt: skip
+
+
+def _target(op: Any, x: Any) -> Array:
+    """A layer's output before its activation at the fitted places, float64 `[places, filters]`."""
+    rows = _rows(op, x).astype(np.float64)
+    kernel = np.asarray(op.kernel, np.float64)
+    found: Array = rows @ kernel.reshape(-1, kernel.shape[-1])
+    return found if op.bias is None else found + np.asarray(op.bias, np.float64)
+
+
+def _fit(op: Any, x: Any, wanted: Array) -> tuple[float, float]:
+    """Set the kernel (and bias) that give `wanted` best; returns the relative error before and after."""
+    rows = _rows(op, x).astype(np.float64)
+    kernel = np.asarray(op.kernel, np.float64)
+    old = kernel.reshape(-1, kernel.shape[-1])
+    mean_in, mean_out = rows.mean(0), wanted.mean(0)
+    centred = rows - mean_in
+    rest = wanted - mean_out - centred @ old
+    gram = centred.T @ centred
+    ridge = RIDGE * max(np.trace(gram) / len(gram), 1e-12)
+    new = old + np.linalg.solve(gram + ridge * np.eye(len(gram)), centred.T @ rest)
+    op.kernel.assign(new.reshape(kernel.shape).astype(np.float32))
+    if op.bias is not None:
+        op.bias.assign((mean_out - mean_in @ new).astype(np.float32))
+    spread = max(float(((wanted - mean_out) ** 2).sum()), 1e-12)
+    after = wanted - mean_out - centred @ new
+    return float((rest**2).sum()) / spread, float((after**2).sum()) / spread
