@@ -1,0 +1,1 @@
+"""What weight sparsity and clustering share: kernels, patterns, masks, centroids, the record, and tfmot beside them."""

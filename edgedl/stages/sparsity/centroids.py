@@ -1,0 +1,87 @@
+"""k-means in one dimension: the centroids of a kernel's weights, begun in three ways, moved by Lloyd's algorithm."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from ...artifact import Array
+
+Init = Literal["linear", "density", "kmeans++"]
+
+
+def centroids(values: Array, count: int, init: Init, *, keep_zeros: bool, iterations: int, seed: int) -> Array:
+    """At most `count` values that stand for all of `values`, in rising order, float32.
+
+    Zeros, where there are any and `keep_zeros`, have a centroid of their own that is exactly zero; the others are
+    shared out between negative and positive weights by their numbers. Lloyd's algorithm then moves them for at most
+    `iterations` (0: they stay as begun, as tensorflow-model-optimization begins). Han et al., "Deep Compression"
+    (ICLR 2016) for the method and "linear" and "density"; Arthur and Vassilvitskii (SODA 2007) for "kmeans++".
+    """
+    flat = values.ravel().astype(np.float64)
+    zeros = keep_zeros and bool((flat == 0).any())
+    rng = np.random.default_rng(seed)
+    if not zeros:
+        return _moved(flat, _begin(flat, count, init, rng), iterations).astype(np.float32)
+    others = flat[flat != 0]
+    if not len(others) or count < 2:
+        return np.zeros(1, np.float32)
+    below = round((count - 1) * float((others < 0).mean()))
+    begun = [_begin(others[others < 0], below, init, rng), _begin(others[others > 0], count - 1 - below, init, rng)]
+    moved = _moved(others, np.concatenate(begun), iterations)
+    found: Array = np.union1d(moved[moved != 0], [0.0]).astype(np.float32)
+    return found
+
+
+def nearest(values: Array, table: Array) -> Array:
+    """The index of the centroid nearest to each value, in the shape of `values`; zero always finds the zero."""
+    if len(table) == 1:
+        return np.zeros(values.shape, np.int64)
+    middle = (table[1:].astype(np.float64) + table[:-1]) / 2
+    index = np.searchsorted(middle, values.astype(np.float64), side="left")
+    exact = np.flatnonzero(table == 0)
+    if len(exact):
+        index = np.where(values == 0, exact[0], index)
+    return np.asarray(index)
+
+
+def _begin(values: Array, count: int, init: Init, rng: np.random.Generator) -> Array:
+    unique = np.unique(values)
+    if count <= 0 or not len(unique):
+        return np.zeros(0)
+    if len(unique) <= count:
+        return unique
+    if init == "linear":
+        return np.linspace(unique[0], unique[-1], count)
+    if init == "density":
+        return np.unique(np.quantile(values, (np.arange(count) + 0.5) / count))
+    return _plus_plus(values, count, rng)
+
+
+def _plus_plus(values: Array, count: int, rng: np.random.Generator) -> Array:
+    """Each next centroid drawn with a chance that grows with the squared distance to those there are."""
+    found = [float(rng.choice(values))]
+    distance = np.square(values - found[0])
+    for _ in range(count - 1):
+        if not distance.sum() > 0:
+            break
+        found.append(float(rng.choice(values, p=distance / distance.sum())))
+        distance = np.minimum(distance, np.square(values - found[-1]))
+    return np.sort(np.array(found))
+
+
+def _moved(values: Array, begun: Array, iterations: int) -> Array:
+    """Lloyd's algorithm on sorted values with running sums: a step costs no more than finding the borders."""
+    ordered = np.sort(values)
+    sums = np.concatenate([[0.0], np.cumsum(ordered)])
+    table = np.sort(begun)
+    for _ in range(iterations):
+        borders = np.searchsorted(ordered, (table[1:] + table[:-1]) / 2, side="right")
+        ends = np.concatenate([[0], borders, [len(ordered)]])
+        counts = np.diff(ends)
+        means = np.where(counts > 0, (sums[ends[1:]] - sums[ends[:-1]]) / np.maximum(counts, 1), table)
+        if np.array_equal(means, table):
+            break
+        table = np.sort(means)
+    return table
