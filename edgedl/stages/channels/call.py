@@ -50,6 +50,11 @@ class Call:
     weights: dict[int, Label]  # by index in op.weights; kept from earlier calls of the same operation
     terms: list[Term] = field(default_factory=list)
     outputs: list[Label] = field(default_factory=list)  # what the rule said
+    alone: str = ""  # why the rule does not understand this one; "": it does
+    turned: bool = False  # a reshape that splits an axis is to keep its units on another part than the last
+    split: bool = False  # it does split one
+    free: bool = False  # nothing in its configuration or arguments depends on the sizes
+    inner: Call | None = None  # the call of the layer that this one wraps
 
     @property
     def x(self) -> Traced:
@@ -71,11 +76,26 @@ class Call:
             if i not in kept:
                 self.freeze(axis)
 
+    def freeze_all(self, tensors: Sequence[Traced] | None = None) -> None:
+        """Freeze every axis of these tensors, or of all that are given."""
+        for tensor in self.inputs if tensors is None else tensors:
+            for axis in tensor.label:
+                self.freeze(axis)
+
+    def leave_alone(self, why: str) -> list[Label]:
+        """Freeze all that is given and name the operation as one that was not understood: `why` is a short clause."""
+        self.alone = why
+        for tensor in self.inputs:
+            for axis in tensor.label:
+                self.freeze(axis, f"{self.path} is left alone: {why}")
+        return [(None,) * len(shape) for shape in self.shapes]
+
     def unite(self, a: Axis, b: Axis) -> Axis:
         """Two axes of the same length as one; where one of them is fixed, so is the other."""
         if a is None or b is None:
-            self.freeze(a)
-            self.freeze(b)
+            why = f"at {self.path} ({type(self.op).__name__}) they meet what cannot be made smaller"
+            self.freeze(a, why)
+            self.freeze(b, why)
             return a if b is None else b
         self.units.unite(a, b)
         return a
@@ -90,10 +110,13 @@ class Call:
 
     def weight(self, name: str, label: Label) -> None:
         """The units along the axes of the weight that the layer has as attribute `name`, if it has one."""
-        variable = getattr(self.op, name, None)
-        if variable is None:
+        self.variable(getattr(self.op, name, None), label)
+
+    def variable(self, variable: Any, label: Label) -> None:
+        """The units along the axes of a weight of the operation, if it is one; sublayers' weights are among them."""
+        index = place(self.op, variable)
+        if index is None:
             return
-        index = next(i for i, w in enumerate(self.op.weights) if w is variable)
         if index not in self.weights:
             self.weights[index] = label
             return
@@ -103,6 +126,17 @@ class Call:
     def macs(self, coefficient: float, *axes: Axis) -> None:
         """Multiply-accumulates of this call: `coefficient` times the lengths of `axes` (fixed ones are in it already)."""
         self.terms.append(Term(self.path, "macs", coefficient, tuple(a for a in axes if a is not None)))
+
+    def work(self, coefficient: float, *tensors: tuple[Shape, Label]) -> None:
+        """Multiply-accumulates of this call: `coefficient` times the sizes of all axes of `tensors`, open ones as 1."""
+        fixed, axes = coefficient, []
+        for shape, label in tensors:
+            for size, ids in zip(shape, label, strict=True):
+                if ids is None:
+                    fixed *= 1 if size is None else size
+                else:
+                    axes.append(ids)
+        self.macs(fixed, *axes)
 
     def channels_axis(self, rank: int) -> int:
         """Index of the channels' axis by the layer's data_format."""
@@ -123,12 +157,25 @@ class Shrunk:
 
     def weight(self, name: str) -> tuple[int, ...]:
         """The shape after of the weight that is attribute `name`."""
-        variable = getattr(self.op, name)
-        return self.weights[next(i for i, w in enumerate(self.op.weights) if w is variable)]
+        return self.variable(getattr(self.op, name))
+
+    def variable(self, variable: Any) -> tuple[int, ...]:
+        """The shape after of a weight of the operation. Raises KeyError where it is none."""
+        index = place(self.op, variable)
+        if index is None:
+            raise KeyError(self.path)
+        return self.weights[index]
 
     def remade(self, **changes: Any) -> Any:
         """A new operation with the same configuration but `changes`."""
         return type(self.op).from_config({**self.op.get_config(), **changes})
+
+
+def place(op: Any, variable: Any) -> int | None:
+    """The index of a variable in `op.weights`, or None."""
+    if variable is None:
+        return None
+    return next((i for i, w in enumerate(op.weights) if w is variable), None)
 
 
 def volume(shape: Sequence[int | None]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,10 @@ from ...frameworks import deep, keras
 from ...macs import count
 from ..rebuilding import inside
 from .call import Call, Shape, Term, Traced
-from .rules import rules
+from .rules import rule_for
 from .units import Axis, Ids, Label, Units
+
+ACROSS = ("softmax", "log_softmax", "sparsemax", "glu", "squareplus_softmax")  # activations over a whole axis
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,7 +65,7 @@ class ChannelGraph:
 
     def everything(self) -> NDArray[np.bool_]:
         """A mask over all units that keeps them all."""
-        return np.ones(len(self.units.parent), bool)
+        return np.ones(len(self.units), bool)
 
     def kept(self, keep: NDArray[np.bool_], ids: Ids) -> NDArray[np.bool_]:
         """Which entries of an axis stay under a mask over units (only those that stand for others count)."""
@@ -122,6 +125,8 @@ def _called(op: Any, path: str, args: Any, kwargs: Mapping[str, Any], trace: _Tr
     weights = before.weights if before else {}
     call = Call(op, path, args, kwargs, inputs, [tuple(t.shape) for t in flat], trace.units, weights)
     labels = call.outputs = list(_propagated(call, trace))
+    if before is not None:
+        _same(before, call)
     trace.calls.setdefault(path, call)
     if not any(t.kind == "macs" for t in call.terms):
         call.macs(count(op, [t.shape for t in inputs], call.shapes))
@@ -133,14 +138,38 @@ def _called(op: Any, path: str, args: Any, kwargs: Mapping[str, Any], trace: _Tr
 
 def _propagated(call: Call, trace: _Trace) -> Sequence[Label]:
     """What the rule of an operation says, or fixed axes all around where there is none."""
-    found = rules().get(type(call.op).__name__)
-    if found is not None:
-        labels = found.propagate(call)
-        return [_fitting(label, shape) for label, shape in zip(labels, call.shapes, strict=True)]
-    trace.unknown[call.path] = type(call.op).__name__
-    for tensor in call.inputs:
-        call.freeze_all_but(tensor)
-    return [(None,) * len(shape) for shape in call.shapes]
+    found = rule_for(call.op)
+    if found is None:
+        labels = call.leave_alone(f"{type(call.op).__name__} is not known")
+    else:
+        labels = [_fitting(label, shape) for label, shape in zip(found.propagate(call), call.shapes, strict=True)]
+    if getattr(getattr(call.op, "activation", None), "__name__", "") in ACROSS:
+        for label in labels:
+            call.freeze(label[-1], f"{call.path} computes {call.op.activation.__name__} over all of them")
+    if call.alone and _loses(call):
+        trace.unknown[call.path] = call.alone
+    return labels
+
+
+def _loses(call: Call) -> bool:
+    """Whether something could have been smaller around an operation that is left alone."""
+    return bool(getattr(call.op, "weights", ())) or any(ids is not None for t in call.inputs for ids in t.label)
+
+
+def _same(first: Call, call: Call) -> None:
+    """An operation that is called again is made anew once: what it is given and gives has the same units each time."""
+    found = rule_for(call.op)
+    if found is None or found.resize is None or (first.free and call.free):
+        return
+    before = [*(t.label for t in first.inputs), *first.outputs]
+    now = [*(t.label for t in call.inputs), *call.outputs]
+    for old, new in zip(before, now, strict=False):
+        for a, b in zip_longest(old, new):
+            if a is not None and b is not None and len(a) == len(b):
+                call.units.unite(a, b)
+                continue
+            for axis in (a, b):
+                call.freeze(axis, f"{call.path} is called in several places that differ")
 
 
 def _fitting(label: Label, shape: Shape) -> Label:
@@ -174,42 +203,48 @@ def _groups(trace: _Trace, terms: Sequence[Term]) -> tuple[Group, ...]:
     """Units that appear equally often along the same axes, in the order in which the network makes them."""
     units = trace.units
     sites = list(_sites(trace))
-    axes = [s.ids for s in sites] + [axis for term in terms for axis in term.axes]
+    stands = units.roots(np.arange(len(units)))
+    at: dict[bytes, int] = {}  # each different axis once
     places: dict[int, list[tuple[int, int]]] = {}
-    seen: dict[bytes, int] = {}
-    for axis in axes:
-        roots = units.roots(axis)
+    sites_at: dict[int, list[Site]] = {}
+    for site, ids in [*((s, s.ids) for s in sites), *((None, axis) for term in terms for axis in term.axes)]:
+        roots = stands[ids]
         key = roots.tobytes()
-        if key in seen:
-            continue
-        seen[key] = len(seen)
-        for unit, times in zip(*np.unique(roots, return_counts=True), strict=True):
-            places.setdefault(int(unit), []).append((seen[key], int(times)))
+        if key not in at:
+            at[key] = len(at)
+            found, counts = np.unique(roots, return_counts=True)
+            for unit, count in zip(found.tolist(), counts.tolist(), strict=True):
+                places.setdefault(unit, []).append((at[key], count))
+        if site is not None:
+            sites_at.setdefault(at[key], []).append(site)
     frozen: dict[int, str] = {}
     for unit, why in units.frozen.items():
-        frozen.setdefault(int(units.roots(np.array([unit]))[0]), why)
-    mixed = set(units.roots(np.array(sorted(units.mixed), np.int64)).tolist())
+        frozen.setdefault(int(stands[unit]), why)
+    mixed = {int(stands[unit]) for unit in units.mixed}
     members: dict[tuple[Any, ...], list[int]] = {}
     for unit in sorted(places):
         members.setdefault((tuple(places[unit]), frozen.get(unit, ""), unit in mixed), []).append(unit)
-    by_unit = _sites_by_unit(units, sites)
-    return tuple(
-        Group(_name(by_unit[found[0]]), np.array(found), by_unit[found[0]], is_mixed, why)
-        for (_, why, is_mixed), found in members.items()
-        if found[0] in by_unit
-    )
+    order = {id(site): i for i, site in enumerate(sites)}
+    groups = []
+    for (axes, why, is_mixed), those in members.items():
+        own = sorted((s for axis, _ in axes for s in sites_at.get(axis, ())), key=lambda s: order[id(s)])
+        if own:
+            groups.append(Group(own[0].path, np.array(those), tuple(own), is_mixed, why))
+    return tuple(groups)
 
 
-def _name(sites: Sequence[Site]) -> str:
-    return sites[0].path
-
-
-def _sites_by_unit(units: Units, sites: Sequence[Site]) -> dict[int, tuple[Site, ...]]:
-    found: dict[int, list[Site]] = {}
-    for site in sites:
-        for unit in np.unique(units.roots(site.ids)).tolist():
-            found.setdefault(unit, []).append(site)
-    return {unit: tuple(places) for unit, places in found.items()}
+def describe(graph: ChannelGraph) -> list[dict[str, Any]]:
+    """For reports, plain JSON: each group's name, number of channels, layers, whether it is mixed, and why it is frozen."""
+    return [
+        {
+            "name": group.name,
+            "channels": len(group),
+            "layers": list(dict.fromkeys(site.path for site in group.sites)),
+            "mixed": group.mixed,
+            "frozen": group.frozen,
+        }
+        for group in graph.groups
+    ]
 
 
 def axis_after(graph: ChannelGraph, keep: NDArray[np.bool_], axis: Axis, size: int | None) -> int | None:

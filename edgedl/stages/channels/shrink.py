@@ -12,7 +12,7 @@ from ...errors import UsageError
 from ..rebuilding import copied, rebuild, weighted
 from .call import Call, Shrunk
 from .graph import ChannelGraph, axis_after
-from .rules import rules
+from .rules import rule_for
 from .units import Label
 
 Mask = NDArray[np.bool_]
@@ -42,13 +42,19 @@ def shrink(graph: ChannelGraph, keep: Mask) -> Any:
 
 def smaller_weights(graph: ChannelGraph, keep: Mask, path: str, layer: Any) -> list[Any]:
     """A layer's weights with only the entries that stay along each axis."""
-    labels = graph.calls[path].weights if path in graph.calls else {}
+    call = graph.calls.get(path)
     arrays: list[Any] = layer.get_weights()
-    for index, label in labels.items():
+    if call is None:
+        return arrays
+    for index, label in call.weights.items():
         for axis, ids in enumerate(label):
             if ids is not None:
-                arrays[index] = np.compress(graph.kept(keep, ids), arrays[index], axis=axis)
-    return arrays
+                kept = graph.kept(keep, ids)
+                arrays[index] = arrays[index] if kept.all() else np.compress(kept, arrays[index], axis=axis)
+    found = rule_for(layer)
+    if found is None or found.adjust is None or not _touched(graph, keep, call):
+        return arrays
+    return found.adjust(_shrunk(graph, keep, layer, path, call), arrays)
 
 
 def _check(graph: ChannelGraph, keep: Mask) -> None:
@@ -63,20 +69,24 @@ def _check(graph: ChannelGraph, keep: Mask) -> None:
 def _remade(graph: ChannelGraph, keep: Mask, op: Any, path: str) -> Any:
     """The operation as it must be for what is left around it."""
     call = graph.calls.get(path)
-    found = rules().get(type(op).__name__)
+    found = rule_for(op)
     if call is None or found is None or found.resize is None or not _touched(graph, keep, call):
         return copied(op)
+    return found.resize(_shrunk(graph, keep, op, path, call))
+
+
+def _shrunk(graph: ChannelGraph, keep: Mask, op: Any, path: str, call: Call) -> Shrunk:
     weights = {
         i: _shape(graph, keep, call.weights.get(i, (None,) * len(w.shape)), w.shape)
         for i, w in enumerate(getattr(op, "weights", ()))
     }
     inputs = [_shape(graph, keep, t.label, t.shape) for t in call.inputs]
     outputs = [_shape(graph, keep, label, shape) for label, shape in zip(call.outputs, call.shapes, strict=True)]
-    return found.resize(Shrunk(op, path, inputs, outputs, weights, call, lambda ids: graph.kept(keep, ids)))
+    return Shrunk(op, path, inputs, outputs, weights, call, lambda ids: graph.kept(keep, ids))
 
 
 def _touched(graph: ChannelGraph, keep: Mask, call: Call) -> bool:
-    labels = [*call.weights.values(), *(t.label for t in call.inputs)]
+    labels = [*call.weights.values(), *(t.label for t in call.inputs), *call.outputs]
     return any(ids is not None and not graph.kept(keep, ids).all() for label in labels for ids in label)
 
 

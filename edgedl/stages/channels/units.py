@@ -23,16 +23,27 @@ class Units:
     """
 
     def __init__(self) -> None:
-        self.parent: Ids = np.zeros(0, np.int64)
+        self._room: Ids = np.arange(1024, dtype=np.int64)  # grows by doubling: units are made a few at a time
+        self._count = 0
         self.frozen: dict[int, str] = {}  # unit -> why
         self.mixed: set[int] = set()
 
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def parent(self) -> Ids:
+        """The unit above each unit; the one that stands for others is above itself."""
+        return self._room[: self._count]
+
     def fresh(self, count: int) -> Ids:
         """New units `[count]`."""
-        start = len(self.parent)
-        ids = np.arange(start, start + count, dtype=np.int64)
-        self.parent = np.concatenate([self.parent, ids])
-        return ids
+        start = self._count
+        self._count += count
+        if self._count > len(self._room):
+            more = np.arange(len(self._room), max(2 * len(self._room), self._count), dtype=np.int64)
+            self._room = np.concatenate([self._room, more])
+        return np.arange(start, self._count, dtype=np.int64)
 
     def roots(self, ids: Ids) -> Ids:
         """The unit that stands for each of `ids`, of the same shape."""
@@ -49,16 +60,23 @@ class Units:
         >>> units = Units(); x, y = units.fresh(2), units.fresh(2); units.unite(x, y); bool((units.roots(y) == x).all())
         True
         """
-        pairs = np.unique(np.stack([self.roots(a.reshape(-1)), self.roots(b.reshape(-1))]), axis=1)
-        for left, right in pairs.T.tolist():
-            left, right = self._root(left), self._root(right)
-            if left != right:
-                self.parent[max(left, right)] = min(left, right)
+        left, right = self.roots(a.reshape(-1)), self.roots(b.reshape(-1))
+        low, high = np.minimum(left, right), np.maximum(left, right)
+        pairs = np.unique((high * self._count + low)[low != high])
+        highs, lows = pairs // self._count, pairs % self._count
+        if len(np.unique(highs)) == len(highs) and not np.isin(highs, lows).any():
+            self._room[highs] = lows  # no unit takes part twice as the one that goes under: all at once
+            return
+        for one, other in zip(highs.tolist(), lows.tolist(), strict=True):
+            x, y = self._root(one), self._root(other)
+            if x != y:
+                self._room[max(x, y)] = min(x, y)
 
     def _root(self, unit: int) -> int:
-        while self.parent[unit] != unit:
-            self.parent[unit] = self.parent[self.parent[unit]]
-            unit = int(self.parent[unit])
+        parent = self._room
+        while parent[unit] != unit:
+            parent[unit] = parent[parent[unit]]
+            unit = int(parent[unit])
         return unit
 
     def freeze(self, ids: Axis, why: str) -> None:

@@ -1,27 +1,33 @@
-"""Rules of dense layers, normalization per channel, element-wise operations and merges."""
+"""Rules of dense layers, batch normalization, element-wise operations, merges and fixed preprocessing."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from ....frameworks import keras
-from ..call import Call, Shrunk, Traced, volume
+from ..call import Call, Shrunk, Traced
 from ..units import Axis, Label
 from . import rule
 
 UNARY = (
     "ReLU", "LeakyReLU", "ELU", "Dropout", "GaussianNoise", "GaussianDropout", "AlphaDropout", "ActivityRegularization",
-    "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "Rescaling", "Identity",
-    "Relu", "Relu6", "Sigmoid", "Tanh", "Silu", "Gelu", "HardSigmoid", "HardSilu", "HardSwish", "HardTanh", "LeakyRelu",
-    "Elu", "Selu", "Softplus", "Softsign", "Mish", "LogSigmoid", "Celu", "Negative", "Absolute", "Abs", "Exp", "Expm1", "Log", "Log1p",
-    "Sqrt", "Rsqrt", "Square", "Reciprocal", "Erf", "Sin", "Cos", "Floor", "Ceil", "Round", "Sign", "Cast", "Clip", "StopGradient",
+    "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "Rescaling", "Identity", "Activation",
+    "Relu", "Relu6", "Sigmoid", "SparseSigmoid", "Tanh", "Silu", "Gelu", "HardSigmoid", "HardSilu", "HardTanh",
+    "LeakyRelu", "Elu", "Selu", "Celu", "Softplus", "Softsign", "SparsePlus", "Squareplus", "LogSigmoid", "TanhShrink",
+    "SoftShrink", "HardShrink", "Threshold", "Negative", "Absolute", "Fabs", "Exp", "Exp2", "Expm1", "Log", "Log10",
+    "Log1p", "Log2", "Sqrt", "Rsqrt", "Cbrt", "Square", "Reciprocal", "Erf", "Erfc", "Erfinv", "Sin", "Cos", "Tan",
+    "Sinh", "Cosh", "Arcsin", "Arccos", "Arctan", "Arcsinh", "Arccosh", "Arctanh", "Floor", "Ceil", "Round", "Trunc",
+    "Sign", "Cast", "SaturateCast", "Clip", "StopGradient", "Copy", "NanToNum", "Isnan", "Isinf", "Isfinite",
+    "LogicalNot", "BitwiseNot", "BitwiseInvert", "ZerosLike", "OnesLike",
 )  # fmt: skip
 BINARY = (
-    "Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Average", "Maximum", "Minimum", "Power", "SquaredDifference",
-    "Greater", "GreaterEqual", "Less", "LessEqual", "Equal", "NotEqual", "LogicalAnd", "LogicalOr", "Where", "Mod", "FloorDivide",
+    "Add", "Subtract", "Multiply", "Divide", "TrueDivide", "DivideNoNan", "Average", "Maximum", "Minimum", "Fmax", "Fmin",
+    "Power", "Greater", "GreaterEqual", "Less", "LessEqual", "Equal", "NotEqual", "LogicalAnd", "LogicalOr", "LogicalXor",
+    "Where", "Mod", "Fmod", "FloorDivide", "Arctan2", "Hypot", "Logaddexp", "BitwiseAnd", "BitwiseOr", "BitwiseXor",
+    "BitwiseLeftShift", "BitwiseRightShift", "LeftShift", "RightShift", "FullLike",
 )  # fmt: skip
 
 
@@ -29,20 +35,6 @@ BINARY = (
 def unary(call: Call) -> Sequence[Label]:
     """Each entry for itself."""
     return [call.x.label]
-
-
-@rule("Activation")
-def activation(call: Call) -> Sequence[Label]:
-    """An activation by name; a softmax over the channels needs all of them."""
-    soften(call, -1)
-    return [call.x.label]
-
-
-def soften(call: Call, axis: int) -> None:
-    """Freeze the axis where the layer's activation is computed over all its entries."""
-    name = getattr(getattr(call.op, "activation", None), "__name__", "")
-    if name in ("softmax", "log_softmax", "sparsemax", "glu", "squareplus_softmax"):
-        call.freeze(call.x.label[axis])
 
 
 def _units(shrunk: Shrunk) -> Any:
@@ -56,10 +48,7 @@ def dense(call: Call) -> Sequence[Label]:
     read = call.x.label[-1]
     call.weight("kernel", (read, out))
     call.weight("bias", (out,))
-    fixed = 1 if read is not None else int(call.x.shape[-1] or 1)
-    call.macs(fixed * volume(call.x.shape[:-1]), read, out)
-    if getattr(call.op.activation, "__name__", "") in ("softmax", "log_softmax", "sparsemax"):
-        call.freeze(out)
+    call.work(1, (call.x.shape, call.x.label), ((call.op.units,), (out,)))
     return [(*call.x.label[:-1], out)]
 
 
@@ -81,44 +70,101 @@ def prelu(call: Call) -> Sequence[Label]:
     return [call.x.label]
 
 
-@rule(*BINARY)
+@rule("Normalization", "RandomFlip", "RandomRotation", "RandomZoom", "RandomTranslation", "RandomContrast",
+      "RandomBrightness", "RandomCrop", "CenterCrop", "CategoryEncoding", "OneHot", "Masking")  # fmt: skip
+def fixed(call: Call) -> Sequence[Label]:
+    """What prepares the data: as it is."""
+    call.freeze_all()
+    return [(None,) * len(shape) for shape in call.shapes]
+
+
+# --- operands that meet
+
+
+def _cut(shrunk: Shrunk) -> Any:
+    """The same operation on the entries that are left of the arrays among its arguments."""
+    op, label = type(shrunk.op).from_config(shrunk.op.get_config()), shrunk.call.outputs[0]
+
+    def smaller(value: Any) -> Any:
+        array = np.asarray(value)
+        for i in range(1, array.ndim + 1):
+            ids = label[-i]
+            if ids is not None and array.shape[-i] > 1:
+                array = np.compress(shrunk.kept(ids), array, axis=-i)
+        return array
+
+    def called(*args: Any, **kwargs: Any) -> Any:
+        return op(*(_replaced(a, smaller) for a in args), **{k: _replaced(v, smaller) for k, v in kwargs.items()})
+
+    return called
+
+
+def _replaced(argument: Any, change: Callable[[Any], Any]) -> Any:
+    """An argument with `change` of each array in it."""
+    if _is_array(argument):
+        return change(argument)
+    if isinstance(argument, list | tuple):
+        return type(argument)(_replaced(v, change) for v in argument)
+    return argument
+
+
+def _is_array(value: Any) -> bool:
+    """Whether an argument is an array of numbers, also as a list of them."""
+    if isinstance(value, Traced | keras().KerasTensor | str | bool) or value is None:
+        return False
+    if isinstance(value, list | tuple):
+        return bool(value) and all(isinstance(v, int | float) or _is_array(v) for v in value)
+    return np.ndim(value) > 0
+
+
+def arrays(call: Call) -> Iterator[tuple[int, ...]]:
+    """Shapes of the arrays among the arguments of a call."""
+    for argument in (*call.args, *call.kwargs.values()):
+        found: list[tuple[int, ...]] = []
+        _replaced(argument, lambda value, found=found: found.append(tuple(np.shape(value))))  # type: ignore[misc]
+        yield from found
+
+
+@rule(*BINARY, resize=_cut)
 def elementwise(call: Call) -> Sequence[Label]:
-    """Operands broadcast from the right: what meets at one place lives or dies together."""
+    """Operands broadcast from the right: what meets at one place lives or dies together; arrays are cut along with them."""
+    if type(call.op).__name__ == "Average" and hasattr(call.op, "axis"):
+        return call.leave_alone("it is a weighted mean")
+    call.free = not list(arrays(call))
     return [broadcast(call, call.inputs, len(call.shapes[0]))]
 
 
 def broadcast(call: Call, tensors: Sequence[Traced], rank: int) -> Label:
-    """The label of the result of an element-wise operation, constants among the arguments looked at too."""
+    """The label of the result of an element-wise operation, arrays among the arguments looked at too."""
     label: list[Axis] = [None] * rank
     known = [False] * rank
-    operands = [(t.shape, t.label) for t in tensors]
-    operands += [(shape, (None,) * len(shape)) for shape in _constants(call)]
-    for shape, axes in operands:
-        for i in range(1, len(shape) + 1):
-            if shape[-i] == 1:
-                call.freeze(axes[-i])  # it is spread over the others
+    longer = [any(s[-i] != 1 for s in arrays(call) if len(s) >= i) for i in range(1, rank + 1)]
+    for tensor in tensors:
+        for i in range(1, len(tensor.shape) + 1):
+            ids, alone = tensor.label[-i], tensor.shape[-i] == 1
+            if alone and (longer[i - 1] or any(len(t.shape) >= i and t.shape[-i] != 1 for t in tensors)):
+                call.freeze(ids, f"at {call.path} it is spread over others")
                 continue
-            label[-i] = call.unite(label[-i], axes[-i]) if known[-i] else axes[-i]
+            label[-i] = call.unite(label[-i], ids) if known[-i] else ids
             known[-i] = True
     return tuple(label)
-
-
-def _constants(call: Call) -> list[tuple[int, ...]]:
-    """Shapes of arrays among the arguments, which cannot be cut."""
-    flat = keras().tree.flatten([call.args, dict(call.kwargs)])
-    return [tuple(np.shape(v)) for v in flat if not isinstance(v, Traced | str | bool) and np.ndim(v) > 0]
 
 
 @rule("Concatenate")
 def concatenate(call: Call) -> Sequence[Label]:
     """Axes one after the other; along the other axes like an element-wise operation."""
-    rank = len(call.x.shape)
+    rank = len(call.shapes[0])
     axis = call.op.axis % rank
+    if list(arrays(call)):
+        return call.leave_alone("it joins tensors and constants")
     label = list(call.x.label)
     for tensor in call.inputs[1:]:
         for i in range(rank):
             if i != axis:
                 label[i] = call.unite(label[i], tensor.label[i])
-    if any(t.label[axis] is not None for t in call.inputs) and all(t.shape[axis] is not None for t in call.inputs):
+    label[axis] = None
+    if any(t.label[axis] is not None for t in call.inputs):
+        if any(t.shape[axis] is None for t in call.inputs):
+            return call.leave_alone("it joins tensors of unknown sizes")
         label[axis] = np.concatenate([call.ids(t.label[axis], int(t.shape[axis] or 0)) for t in call.inputs])
     return [tuple(label)]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..call import Call, Shrunk, volume
+from ..call import Call, Shrunk, Traced, volume
 from ..units import Axis, Label
 from . import rule
 
@@ -120,11 +120,11 @@ def transposed(call: Call) -> Sequence[Label]:
 
 
 @rule(
-    *(f"{kind}Pooling{n}D" for kind in ("Max", "Average") for n in (1, 2, 3)),
+    *(f"{kind}Pooling{n}D" for kind in ("Max", "Average", "AdaptiveMax", "AdaptiveAverage") for n in (1, 2, 3)),
     *(f"ZeroPadding{n}D" for n in (1, 2, 3)),
     *(f"UpSampling{n}D" for n in (1, 2, 3)),
     *(f"Cropping{n}D" for n in (1, 2, 3)),
-    "Resizing", "Resize", "MaxPool", "AveragePool",
+    "Resizing", "Resize", "MaxPool", "AveragePool", "AdaptiveMaxPool", "AdaptiveAveragePool", "PadImages", "CropImages",
 )  # fmt: skip
 def spatial(call: Call) -> Sequence[Label]:
     """Each channel for itself; the map changes its size."""
@@ -136,3 +136,32 @@ def global_pooling(call: Call) -> Sequence[Label]:
     """One number a channel."""
     ids = _read(call)
     return [_placed(call, ids) if len(call.shapes[0]) > 2 else (None, ids)]
+
+
+# --- convolutions whose kernel is computed or a constant
+
+
+@rule("Conv", "DepthwiseConv", "ConvTranspose")
+def computed(call: Call) -> Sequence[Label]:
+    """keras.ops: the kernel is a tensor as well, and what its axes hold goes with the channels."""
+    read, kind = _read(call), type(call.op).__name__
+    kernel = call.args[1] if len(call.args) > 1 else call.kwargs["kernel"]
+    given: Label = kernel.label if isinstance(kernel, Traced) else (None,) * np.ndim(kernel)
+    shape = tuple(kernel.shape)
+    for axis in given[:-2]:
+        call.freeze(axis)
+    first, last = given[-2:]
+    if kind == "ConvTranspose":
+        call.unite(read, last)
+        return [_placed(call, first)]
+    if kind == "DepthwiseConv":
+        call.freeze(last)
+        both = call.unite(read, first)
+        return [_placed(call, None if read is None or first is None else np.repeat(both, shape[-1]))]  # type: ignore[arg-type]
+    if shape[-2] != _count_in(call):
+        call.freeze(read, f"{call.path} is a grouped convolution whose kernel is computed")
+        call.freeze(first)
+        call.freeze(last)
+        return [_placed(call, None)]
+    call.unite(read, first)
+    return [_placed(call, last)]
