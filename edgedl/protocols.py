@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from .artifact import Array, Artifact
@@ -42,6 +42,13 @@ class Target(Protocol):
     """A frozen dataclass whose fields are its options (threads ...)."""
 
     def open(self) -> AbstractContextManager[Session]: ...
+
+
+@runtime_checkable
+class Stepped(Protocol):
+    """A target whose kernels work on several channels at once: widths in between cost what the next multiple costs."""
+
+    round_to: ClassVar[int]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..artifact import Array, Artifact
 from ..engine import Engine, open_engine
@@ -14,6 +15,8 @@ from ..errors import TargetError, UsageError
 @dataclass(frozen=True, slots=True)
 class Cpu:
     """This machine's processor: .tflite in LiteRT (XNNPACK), .onnx in ONNX Runtime."""
+
+    round_to: ClassVar[int] = 8  # channels: XNNPACK's int8 kernels read 8 at once and write 8 or 16
 
     threads: int = 1  # of the interpreter
     reference: bool = False  # plain kernels: no XNNPACK in LiteRT, no graph optimization in ONNX Runtime
