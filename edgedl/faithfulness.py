@@ -42,7 +42,8 @@ class Decisions:
 def deciding(metric: str, original: Mapping[str, Array], y: Array | None) -> Decisions | None:
     """The output of `metric` as decisions, or None where it holds values and no classes.
 
-    With labels these must be classes (integers); without, the output must look like one class a sample.
+    With labels these must be classes (integers); without, the output must look like one class a sample, or like the
+    probabilities of classes at each position.
     """
     name = output_name(metric, original)
     value = original[name]
@@ -52,14 +53,21 @@ def deciding(metric: str, original: Mapping[str, Array], y: Array | None) -> Dec
             return None
         binary = s.size == y.size
         per_sample = y.size // max(len(y), 1)
-    elif is_classification(value):
-        binary, per_sample = False, 1
+    elif is_classification(value) or _are_probabilities(s):
+        binary, per_sample = False, int(np.prod(s.shape[1:-1]))
     else:
         return None
     with np.errstate(invalid="ignore"):
         outside = bool(np.any((s < 0) | (s > 1)))
     names: tuple[Form, Form] = ("probability", "logit") if binary else ("probabilities", "logits")
     return Decisions(name, names[outside], per_sample, y is not None)
+
+
+def _are_probabilities(s: Array) -> bool:
+    """Whether every row of scores `[n, ..., k]`, of several positions, is within 0..1 and sums to one."""
+    if s.ndim < 3 or s.shape[-1] < 2 or not np.isfinite(s).all():
+        return False
+    return bool(s.min() >= 0 and np.abs(s.sum(-1, dtype=np.float64) - 1).max() < 0.01)
 
 
 def decide(how: Decisions, outputs: Mapping[str, Array]) -> tuple[Array, Array]:

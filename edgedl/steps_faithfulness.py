@@ -199,18 +199,20 @@ class Judge:
 
     @classmethod
     def of(cls, how: faithfulness.Decisions | None, dataset: Dataset, before: Outputs, samples: int) -> Judge:
-        """Accuracy or mean IoU with labels, agreement without; of values their own metric, or the fidelity."""
+        """Mean IoU of positions; accuracy with labels, agreement without; of values their own metric, or the fidelity."""
         labelled, bare = dataset.validation.y is not None, dataset.metric.rpartition(":")[2]
         if how is not None:
-            measure = ("mean_iou" if how.per_sample > 1 else "accuracy") if labelled else "agreement"
+            measure = "mean_iou" if how.per_sample > 1 else "accuracy" if labelled else "agreement"
         else:
             measure = bare if labelled and bare not in metrics.REFERENCED else "fidelity"
         output = metrics.output_name(dataset.metric, before)
         return cls(how, measure, output, _few(dataset, samples), _taken(before, dataset, samples))
 
     def score(self, outputs: Outputs) -> float:
-        """The measure: against labels, or against what the original makes of the clean inputs."""
-        y = self.before[self.output] if self.measure in metrics.REFERENCED else np.asarray(self.few.y)
+        """The measure: against the labels, without any against what the original makes of the clean inputs."""
+        y = self.before[self.output]
+        if self.measure not in metrics.REFERENCED:
+            y = metrics.scores(y).argmax(-1) if self.few.y is None else np.asarray(self.few.y)
         return metrics.find_metric(self.measure)(outputs[self.output], y)
 
     def confidence(self, outputs: Outputs) -> float | None:

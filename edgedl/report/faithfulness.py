@@ -31,7 +31,7 @@ class Section:
 
     lines: list[Line]
     rows: list[Line]  # of the corrupted inputs
-    measure: str
+    labelled: bool
     title: str  # of the measure
     samples: int
     reliability: list[Svg]
@@ -103,7 +103,7 @@ def section(entry: Entry) -> Section | None:
     return Section(
         lines=list(_lines(found, entry)),
         rows=[_row(row) for row in found["corrupted"]],
-        measure=found["measure"],
+        labelled=found["labelled"],
         title=figures.title(found["measure"]),
         samples=found["samples"],
         reliability=[diagram(rows, name) for rows, name in zip(found.get("reliability", []), ("original", "this file"), strict=False)],
