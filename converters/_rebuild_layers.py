@@ -16,6 +16,7 @@ import numpy as np
 from ..frameworks import keras
 from ._keras_config import CONTAINERS, Entry, suspicious_keras2
 from ._rebuild_ops import find_op
+from ._tfmot import is_wrapper
 
 RENAMED = {
     "SyncBatchNormalization": "BatchNormalization",
@@ -41,6 +42,8 @@ FORGOTTEN = ("_initializer", "_regularizer", "_constraint")  # only matter to a 
 
 def explain(entry: Entry, *, allow_unsafe: bool) -> str:
     """Why this object of a Keras 2 config cannot be rebuilt ("": it can)."""
+    if is_wrapper(entry):
+        return ""
     if odd := suspicious_keras2(entry):
         return odd
     name = entry.class_name

@@ -12,7 +12,7 @@ from ..artifact import TensorSpec
 from ..errors import MissingDependencyError, ModelError
 from ..frameworks import deep, keras, tensorflow, tf_keras
 from ..model import LoadOptions, Model
-from . import _layers, from_theano
+from . import _layers, _tfmot, from_theano
 from ._keras_config import CONTAINERS, CUSTOM, Entry, cannot_load, check_graphs, refuse_code, refuse_unknown
 from ._keras_files import AGAIN, FAILURES, read_h5_config, read_keras_zip, reason, with_suffix
 from ._rebuild import flattened, rebuild
@@ -54,11 +54,12 @@ def _load(path: Path, config: Any, version: str, suffix: str, allow_unsafe: bool
             refuse_unknown(path, config, _unknown_keras3)
             net = _load_keras3(path, suffix, allow_unsafe)
             return as_model(net, path, f"Keras {version}")
+        _tfmot.refuse_quantized(path, config)
         refuse_unknown(path, config, lambda e: explain(e, allow_unsafe=allow_unsafe))
         check_graphs(path, config)
     except RecursionError as error:
         raise ModelError(f"{path} is damaged: its config is nested too deeply", next=AGAIN) from error
-    return from_keras2(path, lambda: _load_keras2(path, suffix, allow_unsafe), version or "1")
+    return from_keras2(path, config, lambda: _load_keras2(path, suffix, allow_unsafe), version or "1")
 
 
 def _unknown_keras3(entry: Entry) -> str:
@@ -98,16 +99,15 @@ def _load_keras2(path: Path, suffix: str, allow_unsafe: bool) -> Any:
         return tf_keras().models.load_model(file, compile=False, safe_mode=not allow_unsafe)
 
 
-def from_keras2(path: Path, load: Callable[[], Any], version: str) -> Model:
-    """What `load` reads with tf_keras, rebuilt in Keras 3. The file must have been looked at before."""
+def from_keras2(path: Path, config: Any, load: Callable[[], Any], version: str) -> Model:
+    """What `load` reads with tf_keras, rebuilt in Keras 3. The file and its config must have been looked at before."""
     try:
-        source = load()
+        source, notes = _tfmot.plain(config, load)
     except (MissingDependencyError, ModelError):
         raise
     except (*FAILURES, tensorflow().errors.OpError) as error:
         raise cannot_load(path, [f"tf_keras says: {reason(error)}"], AGAIN_OR_CUSTOM) from error
     net = rebuild(source, path)
-    notes = []
     if any(getattr(layer, "stateful", False) for layer in source.layers):
         notes.append("its recurrent layers kept state between calls; they now start anew at every call")
     return as_model(net, path, f"Keras {version}, rebuilt in Keras {keras().__version__}", notes)

@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import ModelError, UnsafeModelError
 from ..frameworks import tensorflow, tf_keras
 from ..model import LoadOptions, Model
-from . import _tf_graph
+from . import _tf_graph, _tfmot
 from ._keras_config import check_graphs, refuse_code, refuse_unknown
 from ._keras_files import AGAIN, MAX_BYTES, parse_json, reason
 from ._rebuild_layers import explain
@@ -36,13 +36,16 @@ def load_saved_model(path: Path, options: LoadOptions) -> Model:
     configs = [config for _, config in metadata]
     try:
         refuse_code(path, configs, allow_unsafe=options.allow_unsafe)
+        _tfmot.refuse_quantized(path, configs)
         refuse_unknown(path, configs, lambda e: explain(e, allow_unsafe=options.allow_unsafe))
         check_graphs(path, configs)
     except RecursionError as error:
         raise ModelError(f"{path} is damaged: its config is nested too deeply", next=AGAIN) from error
     _refuse_file_ops(path, proto)
     version = next((str(c["keras_version"]) for c in configs if isinstance(c, dict) and "keras_version" in c), "2")
-    return from_keras2(path, lambda: tf_keras().models.load_model(str(path), compile=False), f"{version} SavedModel")
+    return from_keras2(
+        path, configs, lambda: tf_keras().models.load_model(str(path), compile=False), f"{version} SavedModel"
+    )
 
 
 def _read(path: Path) -> Any:
