@@ -31,25 +31,30 @@ def copied(op: Any, path: str = "") -> Any:
     return type(op).from_config(op.get_config())
 
 
-def rebuild(net: Any, make: Make = copied) -> Any:
+Shapes = Callable[[str], Sequence[Any] | None]  # path of a model inside -> shapes of its inputs; None: as they are
+
+
+def rebuild(net: Any, make: Make = copied, shapes: Shapes = lambda path: None) -> Any:
     """A functional model with the graph of `net`, each operation replaced by what `make` gives; weights are not set.
 
-    `make` is called once for an operation, however often it is called, and never for models inside, which are rebuilt.
+    `make` is called once for an operation, however often it is called, and never for models inside, which are rebuilt
+    for inputs of the `shapes` after their path.
     """
     with deep():
-        return _rebuilt(net, make, "", {})
+        return _rebuilt(net, make, shapes, "", {})
 
 
-def _rebuilt(net: Any, make: Make, prefix: str, known: dict[int, Any]) -> Any:
+def _rebuilt(net: Any, make: Make, shapes: Shapes, prefix: str, known: dict[int, Any]) -> Any:
     k, graph = keras(), inside(net)
-    inputs = k.tree.map_structure(
-        lambda t: k.Input(batch_shape=t.shape, dtype=t.dtype, name=t.name), graph._inputs_struct
-    )
+    given = k.tree.flatten(graph._inputs_struct)
+    sizes = shapes(prefix.rstrip("/")) or [t.shape for t in given]
+    made = [k.Input(batch_shape=s, dtype=t.dtype, name=t.name) for t, s in zip(given, sizes, strict=True)]
+    inputs = k.tree.pack_sequence_as(graph._inputs_struct, made)
 
     def operation(op: Any) -> Any:
         if id(op) not in known:
             path = f"{prefix}{op.name}"
-            known[id(op)] = make(op, path) if inside(op) is None else _rebuilt(op, make, f"{path}/", known)
+            known[id(op)] = make(op, path) if inside(op) is None else _rebuilt(op, make, shapes, f"{path}/", known)
         return known[id(op)]
 
     outputs = graph._run_through_graph(inputs, operation_fn=operation)
@@ -79,5 +84,5 @@ def tapped(net: Any, names: Sequence[str]) -> Any:
     graph = inside(net)
     by_name = {op.name: op for op in graph.operations}
     with deep():
-        found = [by_name[name].output for name in names]
+        found = [keras().tree.flatten(by_name[name]._inbound_nodes[0].output_tensors)[0] for name in names]
         return keras().Model(graph.inputs, [*graph.outputs, *found])

@@ -168,7 +168,7 @@ class Shrunk:
 
     def remade(self, **changes: Any) -> Any:
         """A new operation with the same configuration but `changes`."""
-        return type(self.op).from_config({**self.op.get_config(), **changes})
+        return type(self.op).from_config(unbuilt({**self.op.get_config(), **changes}))
 
 
 def place(op: Any, variable: Any) -> int | None:
@@ -176,6 +176,17 @@ def place(op: Any, variable: Any) -> int | None:
     if variable is None:
         return None
     return next((i for i, w in enumerate(op.weights) if w is variable), None)
+
+
+def unbuilt(config: Any) -> Any:
+    """A serialized configuration without the shapes that layers inside it were built for.
+
+    >>> unbuilt({"layer": {"config": {"units": 3}, "build_config": {"input_shape": [1, 4]}}})
+    {'layer': {'config': {'units': 3}}}
+    """
+    if isinstance(config, dict):
+        return {key: unbuilt(value) for key, value in config.items() if key != "build_config"}
+    return [unbuilt(v) for v in config] if isinstance(config, list) else config
 
 
 def volume(shape: Sequence[int | None]) -> int:

@@ -31,6 +31,14 @@ class Site:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Entrance:
+    """The inputs of a model inside: their shapes as it was made for them, and the units along their axes."""
+
+    shapes: tuple[Shape, ...]
+    labels: tuple[Label, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Group:
     """Channels that appear at the same places, so that any of them may be removed for any other.
 
@@ -57,6 +65,7 @@ class ChannelGraph:
     groups: tuple[Group, ...]
     terms: tuple[Term, ...]
     left_alone: Mapping[str, str]  # path -> why its channels stay, of operations that were not understood
+    models: Mapping[str, Entrance] = field(default_factory=dict)  # by path, of the models inside
 
     @property
     def prunable(self) -> tuple[Group, ...]:
@@ -80,6 +89,8 @@ class _Trace:
     terms: list[Term] = field(default_factory=list)
     unknown: dict[str, str] = field(default_factory=dict)
     known: dict[int, str] = field(default_factory=dict)  # id of an operation -> its path
+    models: dict[str, Entrance] = field(default_factory=dict)
+    turned: frozenset[str] = frozenset()  # paths of reshapes that keep the units on another part of a split axis
 
 
 def channel_graph(net: Any) -> ChannelGraph:
@@ -87,7 +98,33 @@ def channel_graph(net: Any) -> ChannelGraph:
 
     Operations without a rule are not understood: what goes into them stays as it is, and they are named in `left_alone`.
     """
-    trace, k = _Trace(), keras()
+    first = _traced(net, frozenset())
+    stuck = frozenset(path for path, call in first.calls.items() if call.split and _stuck(first, call))
+    if not stuck:
+        return _graph(net, first)
+    graphs = [_graph(net, trace) for trace in (first, _traced(net, stuck))]
+    return max(graphs, key=_prunable)
+
+
+def _stuck(trace: _Trace, call: Call) -> bool:
+    """Whether nothing can be removed along any axis of what an operation gives."""
+    frozen = trace.units.roots(np.array(sorted(trace.units.frozen), np.int64))
+    return all(bool(np.isin(trace.units.roots(ids), frozen).all()) for label in call.outputs for ids in label if ids is not None)
+
+
+def _prunable(graph: ChannelGraph) -> int:
+    return sum(len(group) for group in graph.prunable)
+
+
+def _graph(net: Any, trace: _Trace) -> ChannelGraph:
+    terms = [*trace.terms, *_parameters(trace)]
+    groups = _groups(trace, terms)
+    return ChannelGraph(net, trace.units, trace.calls, groups, tuple(terms), trace.unknown, trace.models)
+
+
+def _traced(net: Any, turned: frozenset[str]) -> _Trace:
+    """Everything the rules say about a network."""
+    trace, k = _Trace(turned=turned), keras()
     graph = inside(net)
     inputs = [
         Traced(k.KerasTensor((1, *t.shape[1:]), t.dtype, name=t.name), (None,) * len(t.shape)) for t in graph.inputs
@@ -97,8 +134,7 @@ def channel_graph(net: Any) -> ChannelGraph:
     for tensor in k.tree.flatten(outputs):
         for axis in tensor.label:
             trace.units.freeze(axis, "it is an output of the network")
-    terms = [*trace.terms, *_parameters(trace)]
-    return ChannelGraph(net, trace.units, trace.calls, _groups(trace, terms), tuple(terms), trace.unknown)
+    return trace
 
 
 def _run(graph: Any, inputs: Any, prefix: str, trace: _Trace) -> Any:
@@ -106,13 +142,24 @@ def _run(graph: Any, inputs: Any, prefix: str, trace: _Trace) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:
             path = trace.known.setdefault(id(op), f"{prefix}{op.name}")
             model = inside(op)
-            if model is not None:
-                return _run(model, args[0] if args else kwargs["inputs"], f"{path}/", trace)
-            return _called(op, path, args, kwargs, trace)
+            if model is None:
+                return _called(op, path, args, kwargs, trace)
+            given = args[0] if args else kwargs["inputs"]
+            _entered(path, model, given, trace)
+            return _run(model, given, f"{path}/", trace)
 
         return call
 
     return graph._run_through_graph(inputs, operation_fn=operation)
+
+
+def _entered(path: str, model: Any, given: Any, trace: _Trace) -> None:
+    """A model inside has one set of inputs: what it is called with has the same units each time."""
+    tree = keras().tree
+    labels = tuple(tensor.label for tensor in tree.flatten(given))
+    shapes = tuple(tuple(t.shape) for t in tree.flatten(model._inputs_struct))
+    for before, now in zip(trace.models.setdefault(path, Entrance(shapes, labels)).labels, labels, strict=True):
+        _matched(before, now, path, trace.units)
 
 
 def _called(op: Any, path: str, args: Any, kwargs: Mapping[str, Any], trace: _Trace) -> Any:
@@ -124,6 +171,7 @@ def _called(op: Any, path: str, args: Any, kwargs: Mapping[str, Any], trace: _Tr
     before = trace.calls.get(path)
     weights = before.weights if before else {}
     call = Call(op, path, args, kwargs, inputs, [tuple(t.shape) for t in flat], trace.units, weights)
+    call.turned = path in trace.turned
     labels = call.outputs = list(_propagated(call, trace))
     if before is not None:
         _same(before, call)
@@ -164,12 +212,17 @@ def _same(first: Call, call: Call) -> None:
     before = [*(t.label for t in first.inputs), *first.outputs]
     now = [*(t.label for t in call.inputs), *call.outputs]
     for old, new in zip(before, now, strict=False):
-        for a, b in zip_longest(old, new):
-            if a is not None and b is not None and len(a) == len(b):
-                call.units.unite(a, b)
-                continue
-            for axis in (a, b):
-                call.freeze(axis, f"{call.path} is called in several places that differ")
+        _matched(old, new, call.path, call.units)
+
+
+def _matched(before: Label, now: Label, path: str, units: Units) -> None:
+    """Two labels as one; where they differ in more than their units nothing may go."""
+    for a, b in zip_longest(before, now):
+        if a is not None and b is not None and len(a) == len(b):
+            units.unite(a, b)
+            continue
+        for axis in (a, b):
+            units.freeze(axis, f"{path} is called in several places that differ")
 
 
 def _fitting(label: Label, shape: Shape) -> Label:

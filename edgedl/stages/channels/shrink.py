@@ -32,7 +32,7 @@ def shrink(graph: ChannelGraph, keep: Mask) -> Any:
     leave a layer with nothing.
     """
     _check(graph, keep)
-    net = rebuild(graph.net, lambda op, path: _remade(graph, keep, op, path))
+    net = rebuild(graph.net, lambda op, path: _remade(graph, keep, op, path), lambda path: _entrance(graph, keep, path))
     twins = weighted(net)
     for path, layer in weighted(graph.net).items():
         twins[path].set_weights(smaller_weights(graph, keep, path, layer))
@@ -64,6 +64,14 @@ def _check(graph: ChannelGraph, keep: Mask) -> None:
             raise UsageError(f"channels of {group.name} cannot be removed: {group.frozen}", next="leave this layer out")
         if not left:
             raise UsageError(f"all channels of {group.name} would be removed", next="keep at least one")
+
+
+def _entrance(graph: ChannelGraph, keep: Mask, path: str) -> list[Any] | None:
+    """Shapes of the inputs of a model inside, or None where they stay as they are."""
+    entrance = graph.models.get(path)
+    if entrance is None:
+        return None
+    return [_shape(graph, keep, label, s) for label, s in zip(entrance.labels, entrance.shapes, strict=True)]
 
 
 def _remade(graph: ChannelGraph, keep: Mask, op: Any, path: str) -> Any:

@@ -14,7 +14,7 @@ from . import rule
 
 UNARY = (
     "ReLU", "LeakyReLU", "ELU", "Dropout", "GaussianNoise", "GaussianDropout", "AlphaDropout", "ActivityRegularization",
-    "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "Rescaling", "Identity", "Activation",
+    "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "StochasticDepth", "Rescaling", "Identity", "Activation",
     "Relu", "Relu6", "Sigmoid", "SparseSigmoid", "Tanh", "Silu", "Gelu", "HardSigmoid", "HardSilu", "HardTanh",
     "LeakyRelu", "Elu", "Selu", "Celu", "Softplus", "Softsign", "SparsePlus", "Squareplus", "LogSigmoid", "TanhShrink",
     "SoftShrink", "HardShrink", "Threshold", "Negative", "Absolute", "Fabs", "Exp", "Exp2", "Expm1", "Log", "Log10",
@@ -59,6 +59,13 @@ def batch_normalization(call: Call) -> Sequence[Label]:
     ids = call.x.label[axis]
     for name in ("gamma", "beta", "moving_mean", "moving_variance"):
         call.weight(name, (ids,))
+    return [call.x.label]
+
+
+@rule("LayerScale", resize=lambda shrunk: shrunk.remade(projection_dim=shrunk.weight("gamma")[0]))
+def layer_scale(call: Call) -> Sequence[Label]:
+    """A factor for each channel (keras.applications' ConvNeXt)."""
+    call.weight("gamma", (call.x.label[-1],))
     return [call.x.label]
 
 

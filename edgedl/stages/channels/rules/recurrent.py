@@ -71,7 +71,10 @@ def _start(call: Call, states: Sequence[Ids]) -> None:
             call.freeze(out, f"the initial states of {call.path} are not understood")
         return
     for tensor, out in zip(given, states, strict=False):
-        call.unite(tensor.label[-1], out)
+        if tensor.label[-1] is None:
+            call.freeze(out, f"{call.path} starts from a state that cannot be made smaller")
+        else:
+            call.unite(tensor.label[-1], out)
 
 
 def _ran(call: Call, cell: Any, read: Axis) -> tuple[Ids, list[Ids]]:
@@ -83,27 +86,23 @@ def _ran(call: Call, cell: Any, read: Axis) -> tuple[Ids, list[Ids]]:
     return out, states
 
 
-def _sized(shrunk: Shrunk, cell: Any, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of a cell, or of a layer with one, for the state that is left."""
-    if hasattr(cell, "cells"):
-        cells = [{**c, "config": _sized(shrunk, one, c["config"])}
-                 for one, c in zip(cell.cells, config["cells"], strict=True)]  # fmt: skip
-        return {**config, "cells": cells}
-    if "cell" in config:
-        return {**config, "cell": {**config["cell"], "config": _sized(shrunk, cell, config["cell"]["config"])}}
-    if "units" not in config:
-        raise TypeError(type(cell).__name__)
-    return {**config, "units": shrunk.variable(cell.recurrent_kernel)[0]}
+def _cell_config(shrunk: Shrunk, cell: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a cell for the state that is left."""
+    if not hasattr(cell, "cells"):
+        return {**config, "units": shrunk.variable(cell.recurrent_kernel)[0]}
+    parts = zip(cell.cells, config["cells"], strict=True)
+    return {**config, "cells": [{**part, "config": _cell_config(shrunk, one, part["config"])} for one, part in parts]}
 
 
 def _layer_config(shrunk: Shrunk, layer: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a layer for the state that is left: LSTM and its like are told as their one cell."""
     if "cell" not in config:
-        return {**config, "units": shrunk.variable(layer.cell.recurrent_kernel)[0]}
-    return {**config, "cell": {**config["cell"], "config": _sized(shrunk, layer.cell, config["cell"]["config"])}}
+        return _cell_config(shrunk, layer.cell, config)
+    return {**config, "cell": {**config["cell"], "config": _cell_config(shrunk, layer.cell, config["cell"]["config"])}}
 
 
 def _units(shrunk: Shrunk) -> Any:
-    return type(shrunk.op).from_config(_layer_config(shrunk, shrunk.op, shrunk.op.get_config()))
+    return shrunk.remade(**_layer_config(shrunk, shrunk.op, shrunk.op.get_config()))
 
 
 @rule("LSTM", "GRU", "SimpleRNN", "RNN", resize=_units)
@@ -122,7 +121,7 @@ def _both_ways(shrunk: Shrunk) -> Any:
     config = shrunk.op.get_config()
     for key, layer in (("layer", shrunk.op.forward_layer), ("backward_layer", shrunk.op.backward_layer)):
         config[key] = {**config[key], "config": _layer_config(shrunk, layer, config[key]["config"])}
-    return type(shrunk.op).from_config(config)
+    return shrunk.remade(**config)
 
 
 @rule("Bidirectional", resize=_both_ways)
