@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import __version__, bench
+from . import __version__, bench, savings
 from .artifact import Artifact, sidecar, write_atomic
 from .environment import environment
 from .errors import EdgedlError, LimitError, OutputError, from_json
@@ -33,8 +33,8 @@ Exported = tuple["Converted", "Converted", list[dict[str, Any]]]  # float file, 
 def measured(
     job: Run, pairs: Sequence[tuple[Converted, Converted]]
 ) -> tuple[dict[Path, dict[str, bench.Measurement]], list[dict[str, Any]]]:
-    """Every artifact and its float file on every target of the recipe, interleaved; and the comparisons."""
-    artifacts = list(dict.fromkeys(c.artifact.path for pair in pairs for c in pair))
+    """Every artifact, its float file and those of the unchanged model on every target, interleaved; the comparisons."""
+    artifacts = list(dict.fromkeys(c.artifact.path for pair in (*pairs, *job.dense.values()) for c in pair))
     found: dict[Path, dict[str, bench.Measurement]] = {path: {} for path in artifacts}
     comparisons: list[dict[str, Any]] = []
     seconds = job.recipe.limits.bench_seconds
@@ -128,6 +128,8 @@ def assemble_document(
             described(job, base, measurements[base.artifact.path]) for base, best, _ in pairs if best is not base
         ],
         "comparisons": comparisons,
+        "stages": [{k: v for k, v in stage.items() if k != "key"} for stage in job.stages],
+        "savings": savings.tables(job, [pair[:2] for pair in pairs], measurements),
         "recipe": recipe.to_toml(),
         "limits": everything(recipe.limits),
         "steps": job.steps,

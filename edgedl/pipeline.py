@@ -95,6 +95,8 @@ class Run:
     failures: list[dict[str, Any]] = field(default_factory=list)
     done: dict[str, Done] = field(default_factory=dict)  # the steps of this run, by function and key
     stages: list[dict[str, Any]] = field(default_factory=list)  # what each stage that changed the network made of it
+    dense: dict[str, tuple[Converted, Converted]] = field(default_factory=dict)  # by format, of the unchanged model:
+    # its float file, and the one that the stages which only decide make of that
 
     def step(
         self, worker: Worker, name: str, function: str, key: Any, *, module: str = "edgedl.steps", **arguments: Any
@@ -209,7 +211,12 @@ class Run:
         run = self.reference(made)
         entry = {"stage": stage.name, "options": everything(stage.options), "seconds": round(made.seconds, 3)}
         entry |= {"key": made.key, "detail": made.result["detail"], "records": made.result["records"]}
-        self.stages.append({**entry, "metrics": run.result})
+        counted = self.step(
+            self.heavy, f"inspect after {stage.name}", "inspect", [made.key, "counts"],
+            path=str(made.folder / "model.keras"), format="keras", allow_unsafe=self.allow_unsafe,
+        ).result  # fmt: skip
+        counts = {key: sum(layer[key] for layer in counted) for key in ("macs", "parameters")}
+        self.stages.append({**entry, **counts, "metrics": run.result})
 
     def reference(self, model: Done) -> Done:
         """The outputs of the network at this point, which the files made of it are held to."""
@@ -283,6 +290,19 @@ class Run:
         if not tried:
             raise failed or UsageError("the recipe has nothing to try", next="add a quantize stage")
         return base, min(tried, key=self.excess), attempts
+
+    def add_dense(self, export: Step, best: Converted) -> None:
+        """Convert the model as it came in the same way, for what the stages that change it are compared with."""
+        planning = tuple(s for s in best.stages if s.name in PLANNING)
+        if not self.recipe.limits.compare_dense or len(planning) == len(best.stages):
+            return
+        try:
+            base = self.converted(self.model, export, (), None)
+            same = self.converted(self.staged(planning), export, planning, base.artifact) if planning else base
+        except EdgedlError as error:
+            self.warn(f"no comparison with the unchanged model in {export.name}: {error.message}")
+            return
+        self.dense[export.name] = (base, same)
 
     def within(self, converted: Converted) -> bool:
         """Whether the limits of the recipe hold."""
@@ -511,6 +531,7 @@ def exported(job: Run) -> list[Exported]:
     for export in job.recipe.exports:
         try:
             pairs.append(job.export(export))
+            job.add_dense(export, pairs[-1][1])
         except (*FAILURES, MissingDependencyError) as caught:
             error = caught
             job.failures.append({"step": f"export {export.name}", **caught.to_json()})

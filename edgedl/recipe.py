@@ -36,6 +36,7 @@ class Limits:
     max_class_drop: float | None = None  # of any one class's accuracy, absolute; without labels of its agreement
     fallback: tuple[Scheme, ...] = ()  # schemes to try, in order, where one of these does not hold
     faithfulness: bool = True  # whether artifacts are also run on corrupted and adversarial inputs
+    compare_dense: bool = True  # whether the unchanged model is converted and measured too, where stages change it
     timeout_s: float = 900.0  # of one conversion
     train_timeout_s: float = 86400.0  # of one stage that changes the network, which may train it
     memory_gib: float | None = None  # of a child process; not set: three quarters of the machine's

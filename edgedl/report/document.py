@@ -247,6 +247,43 @@ class Comparison(TypedDict):
     noise: NotRequired[float]  # relative difference below which none is claimed
 
 
+class Stage(TypedDict):
+    """A stage that changed the network: what it was told, and the network after it. `records`: of all stages so far."""
+
+    stage: str
+    options: dict[str, Any]
+    detail: str
+    seconds: float
+    metrics: dict[str, float | None]
+    records: list[dict[str, Any]]
+    macs: NotRequired[int]
+    parameters: NotRequired[int]
+
+
+class SavingRow(TypedDict):
+    """One thing that the changed model has less or more of than the unchanged one. `before` in bytes, counts or
+    microseconds; `interval`: of the ratio, of latencies."""
+
+    what: str  # "file", "zip", "flash", "activations", "macs", "parameters" or "latency"
+    target: NotRequired[str]
+    before: float
+    after: float
+    ratio: float | None
+    interval: NotRequired[list[float]]
+    gain: bool
+    verdict: str
+
+
+class Saving(TypedDict):
+    """A file of the changed model beside one of the unchanged model, converted the same way. Pairs: unchanged, changed."""
+
+    format: str
+    scheme: str
+    metric: list[float | None]
+    agreement: list[float | None]
+    rows: list[SavingRow]
+
+
 class Failure(TypedDict):
     """A part of the run that failed while the others went on."""
 
@@ -273,6 +310,8 @@ class Document(TypedDict):
     comparisons: list[Comparison]
     warnings: list[str]
     failures: NotRequired[list[Failure]]
+    stages: NotRequired[list[Stage]]
+    savings: NotRequired[list[Saving]]
 
 
 def clean(value: Any, key: str = "") -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..artifact import write_atomic
 from ..errors import MissingDependencyError
-from . import charts, faithfulness, figures, summary
+from . import charts, faithfulness, figures, stages, summary
 from .document import ClassChange, Document, Entry, FloatLayer, Layer, parse
 from .proof import before, relative, shape_text, transposes
 from .scatter import explained, legend, scatter
@@ -145,6 +145,7 @@ def context(document: Document) -> dict[str, Any]:
     best = summary.lead(found)
     targets = summary.targets(document)
     draw = partial(scatter, document)
+    bought = stages.savings(document)
     longest = max((s["seconds"] for s in document["steps"]), default=0.0) or 1.0
     return {
         "document": document,
@@ -167,6 +168,10 @@ def context(document: Document) -> dict[str, Any]:
         "seconds": sum(s["seconds"] for s in document["steps"] if not s["reused"]),
         "environment": list(flat(document["environment"])),
         "limits": list(flat(document["limits"])),
+        "stage_rows": stages.stage_rows(document),
+        "stage_details": stages.details(document),
+        "savings": bought,
+        "savings_notes": list(dict.fromkeys(note for table in bought for note in table.notes)),
         "nothing": figures.NOTHING,
     }
 

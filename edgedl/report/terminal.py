@@ -14,6 +14,7 @@ from . import figures
 from .document import Document, parse, printable
 from .faithfulness import faithfulness_line
 from .proof import proof_line, transposes
+from .stages import savings, stage_rows
 from .summary import Row, headline, lead, rows, speed, targets
 
 BOLD, DIM, RED, GREEN, YELLOW = "1", "2", "31", "32", "33"
@@ -51,6 +52,8 @@ def render_terminal(document: Mapping[str, Any], *, width: int | None = None, co
     best = lead(table)
     parts = [_wrapped(f"{best.name}: {headline(found, table)}" if best else headline(found, table), width, paint, BOLD)]
     parts.append(_before_and_after(found, table, width, paint))
+    parts.append(_stages(found, width, paint))
+    parts += _savings(found, width, paint)
     parts.append(_notes(found, table, width, paint))
     return "\n\n".join(p for p in parts if p)
 
@@ -64,6 +67,33 @@ def _before_and_after(document: Document, table: Sequence[Row], width: int, pain
         if _fits(header, below, width):
             return _table(header, below, width, paint, [row[0] for row in dense])
     return _table(header, full, width, paint)
+
+
+def _stages(document: Document, width: int, paint: Paint) -> str:
+    """The network after each stage that changed it; nothing where none did."""
+    found = stage_rows(document)
+    metric = [document["data"]["metric"]] if document["original"]["metrics"] else []
+    body = [
+        [Cell(row.name, style=BOLD), Cell(row.macs), Cell(row.parameters), *([Cell(row.metric, row.change)] if metric else []),
+         Cell("" if row.seconds is None else figures.seconds(row.seconds))]
+        for row in found
+    ]  # fmt: skip
+    return _table(["network", "MACs", "parameters", *metric, "time"], body, width, paint) if found else ""
+
+
+def _savings(document: Document, width: int, paint: Paint) -> list[str]:
+    """What the stages bought: a table for each artifact that has a twin made of the unchanged model, then notes."""
+    tones, found = {"good": GREEN, "bad": RED, "even": DIM}, [t for t in savings(document) if t.is_artifact]
+    tables = [
+        _table(
+            [f"bought in {table.title}", "as it came", "changed", "verdict"],
+            [[Cell(r.title), Cell(r.before), Cell(r.after), Cell(r.verdict, style=tones[r.tone])] for r in table.lines],
+            width, paint,
+        )
+        for table in found
+    ]  # fmt: skip
+    notes = dict.fromkeys(note for table in found for note in table.notes)
+    return [*tables, "\n".join(_wrapped(note, width, paint, DIM, "  ") for note in notes)]
 
 
 def bench_table(

@@ -293,7 +293,9 @@ def test_a_budget_is_met_by_all_layers_together(zoo: Any) -> None:
     net, x, _ = zoo("resnet")
     model, data, _ = model_of(net, x)
     for measure in ("macs", "parameters"):
-        before, after = LowRank(rank="budget", budget=0.7, measure=measure, samples=64)(model, data).records[-1][measure]
+        before, after = LowRank(rank="budget", budget=0.7, measure=measure, samples=64)(model, data).records[-1][
+            measure
+        ]
         assert 0.5 * before < after <= 0.7 * before
     with pytest.raises(UsageError, match="smallest share is 0\\.") as caught:
         LowRank(rank="budget", budget=0.01, samples=64)(model, data)
