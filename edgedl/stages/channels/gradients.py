@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...data import Dataset, Split
+from ...errors import DataError
 from ...frameworks import keras, tensorflow
 from ..rebuilding import inside, weighted
 from ..training.loop import Objective, training_split
@@ -23,14 +24,18 @@ Batch = tuple[list[Any], Any]  # inputs in the network's order, labels or None
 class Samples:
     """Samples of the training data (the calibration data where there is none), in batches of one size.
 
-    `samples` at most, chosen by the seed and the same each time; what is left of the last whole batch is not used.
+    `samples` at most, chosen by the seed and the same each time; what is left of the last whole batch is not used. A network
+    that insists on its batch has that one. Raises DataError where there is nothing.
     """
 
     def __init__(self, net: Any, data: Dataset, samples: int, batch: int, seed: int) -> None:
         split = training_split(data)
-        count = min(samples, len(split))
-        self.size = min(batch, count)
-        index = np.random.default_rng(seed).permutation(len(split))[: count // self.size * self.size]
+        count, fixed = min(samples, len(split)), inside(net).inputs[0].shape[0]
+        if not count:
+            raise DataError("there are no samples to score channels with", next="give data, or use l2")
+        self.size = fixed or min(batch, count)
+        index = np.random.default_rng(seed).permutation(len(split))
+        index = np.resize(index, max(count // self.size, 1) * self.size)
         self.split: Split = split.take(np.sort(index))
         self.net, self.data = net, data
         order = np.random.default_rng(seed + 1).permutation(len(self.split))
