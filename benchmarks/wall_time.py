@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from common import assets, compress, figure
 
-ASIDE = ("verify", "evaluate", "layers", "bench", "original")  # what the bare script does not do
+ASIDE = ("verify", "evaluate", "layers", "bench", "original", "robustness")  # what the bare script does not do
 BARE = Path(__file__).with_name("bare_resnet8.py")
 
 
