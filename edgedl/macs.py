@@ -176,13 +176,14 @@ def _time_distributed(layer: Any, inputs: Sequence[Shape], outputs: Sequence[Sha
 def _multi_head(layer: Any, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
     """Projections of query, key, value and output, and the two products of every head (Vaswani et al., 2017)."""
     query, value = inputs[0], inputs[1]
-    key = inputs[2] if len(inputs) > 2 else value
+    wide = layer._key_dense.kernel.shape[0]
+    key = next((s for s in inputs[2:3] if len(s) == len(value) and s[-1] == wide), value)  # else it is a mask
     from_q, from_v, from_k = (volume(s[:-1]) for s in (query, value, key))
     parts = [
-        (layer.query_dense, from_q),
-        (layer.key_dense, from_k),
-        (layer.value_dense, from_v),
-        (layer.output_dense, from_q),
+        (layer._query_dense, from_q),
+        (layer._key_dense, from_k),
+        (layer._value_dense, from_v),
+        (layer._output_dense, from_q),
     ]
     pairs = from_q * (from_k // (key[0] or 1))
     heads = int(getattr(layer, "num_heads", None) or layer.num_query_heads)

@@ -109,7 +109,12 @@ def channel_graph(net: Any) -> ChannelGraph:
 def _stuck(trace: _Trace, call: Call) -> bool:
     """Whether nothing can be removed along any axis of what an operation gives."""
     frozen = trace.units.roots(np.array(sorted(trace.units.frozen), np.int64))
-    return all(bool(np.isin(trace.units.roots(ids), frozen).all()) for label in call.outputs for ids in label if ids is not None)
+    return all(
+        bool(np.isin(trace.units.roots(ids), frozen).all())
+        for label in call.outputs
+        for ids in label
+        if ids is not None
+    )
 
 
 def _prunable(graph: ChannelGraph) -> int:

@@ -141,20 +141,17 @@ def global_pooling(call: Call) -> Sequence[Label]:
 # --- convolutions whose kernel is computed or a constant
 
 
-@rule("Conv", "DepthwiseConv", "ConvTranspose")
+@rule("Conv", "DepthwiseConv")
 def computed(call: Call) -> Sequence[Label]:
     """keras.ops: the kernel is a tensor as well, and what its axes hold goes with the channels."""
-    read, kind = _read(call), type(call.op).__name__
+    read = _read(call)
     kernel = call.args[1] if len(call.args) > 1 else call.kwargs["kernel"]
     given: Label = kernel.label if isinstance(kernel, Traced) else (None,) * np.ndim(kernel)
     shape = tuple(kernel.shape)
     for axis in given[:-2]:
         call.freeze(axis)
     first, last = given[-2:]
-    if kind == "ConvTranspose":
-        call.unite(read, last)
-        return [_placed(call, first)]
-    if kind == "DepthwiseConv":
+    if type(call.op).__name__ == "DepthwiseConv":
         call.freeze(last)
         both = call.unite(read, first)
         return [_placed(call, None if read is None or first is None else np.repeat(both, shape[-1]))]  # type: ignore[arg-type]
