@@ -45,8 +45,23 @@ def schema() -> Any:
 
 
 def read(content: bytes) -> Any:
-    """The `ModelT` of a .tflite that a converter of this project wrote."""
-    return schema().ModelT.InitFromPackedBuf(content, 0)
+    """The `ModelT` of a .tflite that a converter of this project wrote, tensors numbered in the order of their use.
+
+    Every use of a constant becomes a tensor of its own: which ones are stored once depends on the widths.
+    """
+    model = schema().ModelT.InitFromPackedBuf(content, 0)
+    for graph in model.subgraphs:
+        graph.tensors = list(graph.tensors)
+        for op in graph.operators:
+            op.inputs = [
+                _added(graph, copy.copy(graph.tensors[i])) if i >= 0 and len(_data(model, graph.tensors[i])) else int(i)
+                for i in _list(op.inputs)
+            ]
+        used = [int(i) for i in graph.inputs]
+        used += [int(i) for op in graph.operators for i in (*_list(op.inputs), *_list(op.outputs)) if i >= 0]
+        _keep(graph, list(dict.fromkeys([*used, *map(int, graph.outputs)])))
+    model.signatureDefs = []
+    return model
 
 
 def pack(model: Any) -> bytes:
@@ -145,7 +160,7 @@ class Template:
                 twin.outputs = [place[int(i)] for i in op.outputs]
                 graph.operators.append(twin)
             graph.outputs += [place[int(i)] for i in chain[-1].outputs]
-        model.signatureDefs, model.metadata, model.metadataBuffer = [], [], []
+        model.metadata, model.metadataBuffer = [], []
         _drop_unused(model)
         return pack(model)
 
@@ -406,17 +421,20 @@ def _added(graph: Any, tensor: Any) -> int:
 def _drop_unused(model: Any) -> None:
     """Take out of the first graph the tensors that nothing uses, and the constants that no tensor has."""
     graph = model.subgraphs[0]
-    used = sorted(
-        {i for op in graph.operators for i in (*map(int, op.inputs), *op.outputs) if i >= 0} | set(graph.inputs)
-    )
-    place = {old: new for new, old in enumerate(used)} | {-1: -1}
-    graph.tensors = [graph.tensors[i] for i in used]
+    used = sorted({i for op in graph.operators for i in (*op.inputs, *op.outputs) if i >= 0} | set(graph.inputs))
+    _keep(graph, used)
     for i, tensor in enumerate(graph.tensors):
         tensor.name = f"t{i}"
-    graph.inputs, graph.outputs = ([place[i] for i in ids] for ids in (graph.inputs, graph.outputs))
-    for op in graph.operators:
-        op.inputs, op.outputs = [place[int(i)] for i in op.inputs], [place[i] for i in op.outputs]
     _drop_buffers(model)
+
+
+def _keep(graph: Any, used: Sequence[int]) -> None:
+    """Number these tensors of a graph in their order; the others go."""
+    place = {old: new for new, old in enumerate(used)} | {-1: -1}
+    graph.tensors = [graph.tensors[i] for i in used]
+    graph.inputs, graph.outputs = ([place[int(i)] for i in ids] for ids in (graph.inputs, graph.outputs))
+    for op in graph.operators:
+        op.inputs, op.outputs = ([place[int(i)] for i in _list(ids)] for ids in (op.inputs, op.outputs))
 
 
 def _drop_buffers(model: Any) -> None:
