@@ -15,6 +15,7 @@ from .faithfulness import Decisions
 from .frameworks import keras, tensorflow
 
 SHARE = 0.015  # of the standard deviation of the preprocessed input: about 1 of 255 grey levels of a photograph
+TRACED = 8  # from so many batches on it pays to trace the gradient first
 TINY = 1e-30  # probabilities below are none
 
 
@@ -36,7 +37,7 @@ def fgsm(
 ) -> dict[str, Array] | None:
     """The inputs `[n, ...]`, each moved by `epsilon` where that raises the cross-entropy of the decisions against `y`.
 
-    `at`: which output of the Keras network decides; `batch` divides n where the network insists on one. Images stay within
+    `at`: which output of the Keras network decides; where the network insists on a `batch`, it must divide n. Images stay within
     the range of `inputs`. None where no gradient reaches an input.
     """
     gradients = input_gradients(net, how, at, inputs, y, tuple(epsilon), batch)
@@ -53,24 +54,28 @@ def fgsm(
 def input_gradients(
     net: Any, how: Decisions, at: int, inputs: Mapping[str, Array], y: Array, names: Sequence[str], batch: int
 ) -> dict[str, Array] | None:
-    """dL/dx of every input in `names`, as large as it; None where none of them has one."""
+    """dL/dx of every input in `names`, as large as it; None where none of them has one. The last batch may be smaller."""
     tf, total = tensorflow(), len(next(iter(inputs.values())))
     y = y.reshape(total, -1)
-    parts: dict[str, list[Array]] = {name: [] for name in names}
-    for start in range(0, total, batch):
-        feed = {name: tf.convert_to_tensor(x[start : start + batch]) for name, x in inputs.items()}
+
+    def one(feed: dict[str, Any], true: Any) -> dict[str, Any]:
         with tf.GradientTape() as tape:
             for name in names:
                 tape.watch(feed[name])
-            value = loss(net, how, at, list(feed.values()), y[start : start + batch])
-        found = tape.gradient(value, [feed[name] for name in names])
-        for name, gradient in zip(names, found, strict=True):
-            if gradient is not None:
-                parts[name].append(tf.convert_to_tensor(gradient).numpy())
-    return {name: np.concatenate(p) for name, p in parts.items() if p} or None
+            value = loss(net, how, at, list(feed.values()), true)
+        found = zip(names, tape.gradient(value, [feed[name] for name in names]), strict=True)
+        return {name: tf.convert_to_tensor(gradient) for name, gradient in found if gradient is not None}
+
+    run = tf.function(one) if total > TRACED * batch else one
+    parts: dict[str, list[Array]] = {}
+    for start in range(0, total, batch):
+        feed = {name: tf.convert_to_tensor(x[start : start + batch]) for name, x in inputs.items()}
+        for name, gradient in run(feed, tf.convert_to_tensor(y[start : start + batch])).items():
+            parts.setdefault(name, []).append(gradient.numpy())
+    return {name: np.concatenate(p) for name, p in parts.items()} or None
 
 
-def loss(net: Any, how: Decisions, at: int, feed: Sequence[Any], y: Array) -> Any:
+def loss(net: Any, how: Decisions, at: int, feed: Sequence[Any], y: Any) -> Any:
     """Cross-entropy of the deciding output against the classes `y`, summed over the decisions."""
     tf = tensorflow()
     outputs = net(feed if len(feed) > 1 else feed[0], training=False)

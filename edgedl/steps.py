@@ -193,7 +193,7 @@ def outputs_of(model: Model, inputs: Mapping[str, Array]) -> dict[str, Array]:
         return predict(describe(model.net.path), inputs)
     size = fixed_batch(model)
     count = max(len(inputs[s.name]) for s in model.inputs)
-    feed = [_filled_up(inputs[s.name], size or 1) for s in model.inputs]
+    feed = [filled_up(inputs[s.name], size or 1) for s in model.inputs]
     found = model.net.predict(feed if len(feed) > 1 else feed[0], batch_size=size or BATCH, verbose=0)
     arrays = list(found.values()) if isinstance(found, dict) else found if isinstance(found, list | tuple) else [found]
     return {s.name: np.asarray(a)[:count] for s, a in zip(model.outputs, arrays, strict=True)}
@@ -210,7 +210,7 @@ def fixed_batch(model: Model) -> int:
     return int(sizes.pop()) if sizes else 0
 
 
-def _filled_up(x: Array, size: int) -> Array:
+def filled_up(x: Array, size: int) -> Array:
     """Samples in whole batches: the last one is filled up with copies of the last sample."""
     missing = -len(x) % size
     return np.concatenate([x, np.repeat(x[-1:], missing, axis=0)]) if missing else x

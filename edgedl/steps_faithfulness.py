@@ -20,7 +20,7 @@ from .data import Dataset, Split
 from .engine import describe, open_engine, predict
 from .layouts import from_file, layouts_of, to_file
 from .preprocess import IDENTITY
-from .steps import BATCH, fixed_batch, load_arrays, outputs_of, recall, save_arrays
+from .steps import BATCH, filled_up, fixed_batch, load_arrays, outputs_of, recall, save_arrays
 from .worker import progress
 
 SAMPLES, FEWEST = 200, 32  # of the validation data that are corrupted, and how few where each takes long
@@ -131,12 +131,13 @@ def attack(model: str, data: str, original: str, folder: str, samples: int) -> d
     if not epsilon:
         return {"why": "the inputs are integers, which have no gradient"}
     true = _reference(how, dataset, before, samples)
+    size = fixed_batch(net)
+    whole = {s.name: filled_up(feed[s.name], size or 1) for s in net.inputs}
     at = [s.name for s in net.outputs].index(how.output)
-    moved = adversarial.fgsm(
-        net.net, how, at, {s.name: feed[s.name] for s in net.inputs}, true, epsilon, fixed_batch(net) or BATCH
-    )
-    if moved is None:
+    found = adversarial.fgsm(net.net, how, at, whole, filled_up(true, size or 1), epsilon, size or BATCH)
+    if found is None:
         return {"why": "the outputs have no gradient by the inputs"}
+    moved = {name: x[: len(few)] for name, x in found.items()}
     save_arrays(Path(folder) / "inputs.npz", moved)
     save_arrays(Path(folder) / "outputs.npz", outputs_of(net, moved))
     return {"epsilon": {k: float(np.mean(e)) for k, e in epsilon.items()}, "share": adversarial.SHARE}

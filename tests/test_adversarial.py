@@ -131,6 +131,17 @@ def test_images_move_alike_and_stay_in_range_features_each_by_its_own_spread(zoo
     assert float(far.max()) == pytest.approx(float(epsilons(inputs, 0.1)["image"]), rel=1e-3)
 
 
+def test_small_batches_give_the_same_gradients(zoo: Zoo) -> None:
+    """Traced (24 batches) or not, whole batches or not: alike in single precision."""
+    net, inputs, y, how = prepared(zoo, "multi_io")
+    want, *others = (input_gradients(net, how, 0, inputs, y, tuple(inputs), batch) for batch in (SAMPLES, 10, 1))
+    assert want is not None
+    for found in others:
+        assert found is not None
+        for key, gradient in want.items():
+            np.testing.assert_allclose(found[key], gradient, atol=1e-5 * np.abs(gradient).max())
+
+
 def test_integers_cannot_move(zoo: Zoo) -> None:
     _, x, _ = zoo("twotower")
     assert epsilons(x) == {}

@@ -151,6 +151,28 @@ def test_the_figures_are_those_of_the_outputs(zoo: Zoo, converted: Converted, tm
     assert found["fgsm"]["before"] == pytest.approx(metrics.accuracy(net.predict(moved, verbose=0), few.y))
 
 
+@pytest.mark.parametrize("batch", [1, 7])
+def test_a_network_that_insists_on_a_batch(batch: int, tmp_path: Path) -> None:
+    from edgedl.frameworks import keras
+
+    L = keras().layers
+    node = keras().Input(batch_shape=(batch, 6), name="x")
+    net = keras().Model(node, L.Dense(3, activation="softmax")(L.Reshape((-1,))(node)))
+    x = np.random.default_rng(0).normal(size=(60, 6)).astype(np.float32)
+    np.savez(tmp_path / "d.npz", x=x, y=net.predict(x[:56], batch_size=batch, verbose=0).argmax(-1)[np.arange(60) % 56])
+    net.save(tmp_path / "m.keras")
+    at = {k: str(tmp_path / k) for k in ("model", "data", "original", "attacked")}
+    for path in at.values():
+        Path(path).mkdir()
+    loaded = steps.load_model(str(tmp_path / "m.keras"), at["model"], at["model"], {})
+    steps.load_data({"source": str(tmp_path / "d.npz")}, loaded["inputs"], loaded["outputs"], at["data"], 0)
+    steps.run_original(at["model"], at["data"], at["original"])
+    found = steps_faithfulness.attack(at["model"], at["data"], at["original"], at["attacked"], 20)
+    assert found["share"] > 0
+    arrays = [steps.load_arrays(Path(at["attacked"]) / f"{name}.npz") for name in ("inputs", "outputs")]
+    assert {len(a) for group in arrays for a in group.values()} == {20}
+
+
 def test_what_takes_too_long_is_left_out_and_told(
     zoo: Zoo, converted: Converted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
