@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..data import Dataset
+from ..errors import UsageError
 from ..model import Model, require_keras
 from .training.loop import train
 from .training.options import Training
@@ -15,7 +16,25 @@ from .training.task import labelled
 class Finetune(Training):
     """Train further on the labels, with the loss that fits the network's output."""
 
+    label_smoothing: float = 0.0  # share of each label that is spread over all classes (Szegedy et al., 2016)
+
     def __call__(self, model: Model, data: Dataset) -> Model:
         """The trained model. Raises DataError where there are no labels."""
-        net, record = train(require_keras(model, "fine-tuning"), data, self, labelled(model, data))
-        return model.changed(f"fine-tuned for {self.epochs} epochs", net, {"stage": "finetune", **record})
+        net = require_keras(model, "fine-tuning")
+        net, record = train(net, data, self, labelled(model, data, self.label_smoothing))
+        return model.changed(_told(record), net, {"stage": "finetune", **record})
+
+    def __post_init__(self) -> None:
+        Training.__post_init__(self)
+        if not 0 <= self.label_smoothing < 1:
+            raise UsageError(
+                f"label_smoothing is {self.label_smoothing:g}, but must be at least 0 and below 1", next="leave it out"
+            )
+
+
+def _told(record: dict[str, object]) -> str:
+    done, epochs = record["epochs_done"], record["epochs"]
+    assert isinstance(epochs, list)
+    if not epochs:
+        return "fine-tuned for 0 epochs"
+    return f"fine-tuned for {done} epochs: loss {epochs[0]['loss']:.4f} to {epochs[-1]['loss']:.4f}"

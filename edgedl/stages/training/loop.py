@@ -1,95 +1,281 @@
-"""train(): a network trained towards an objective, from a Dataset, by Keras's own fit."""
+"""train(): a network trained towards an objective, from a Dataset; it stops early, goes on where it was killed, and tells."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 
+from ...artifact import Array
 from ...data import Dataset, Split
-from ...errors import DataError
-from ...frameworks import keras
+from ...errors import DataError, ModelError, UsageError
+from ...frameworks import keras, tensorflow
+from ...metrics import REFERENCED, find_metric, output_name
 from ...worker import progress
-from ..rebuilding import clone, tapped
+from ..rebuilding import clone
+from .batches import Batches, batches, divided, in_order, training_split
+from .norm import reestimate
+from .optimizing import Objective, Stepper, array
 from .options import Training
+from .schedules import rate
+from .structure import impose, structure
+from .task import softened
 
-
-class Objective(Protocol):
-    """What training makes small. Symbolic: everything is a tensor of the backend, `[n, ...]`.
-
-    `taps` are names of layers of the network whose outputs it wants; `layers` are Keras layers of its own that are
-    trained with the network (projections) and thrown away afterwards. `needs_labels`: raise DataError before training
-    where there are none. Called as `objective(x, y, outputs, taps)`: inputs in the network's order, labels or None,
-    the network's outputs in its order, and what the tapped layers gave, by name. Returns the scalar loss.
-    """
-
-    @property
-    def taps(self) -> Sequence[str]: ...
-    @property
-    def layers(self) -> Sequence[Any]: ...
-    @property
-    def needs_labels(self) -> bool: ...
-
-    def __call__(self, x: Sequence[Any], y: Any, outputs: Sequence[Any], taps: dict[str, Any]) -> Any: ...
-
+__all__ = ["Objective", "Prepare", "train", "training_split"]
 
 Prepare = Callable[[Any, int], Sequence[Any]]  # (the copy to train, steps in all) -> Keras callbacks
+WATCHED = 1000  # validation samples that are looked at after each epoch, at most
+TELL_S = 0.25  # least time between two messages of progress
 
 
 def train(
     net: Any, data: Dataset, options: Training, objective: Objective, *, prepare: Prepare | None = None
 ) -> tuple[Any, dict[str, Any]]:
-    """A trained copy of `net`, and a record of it in plain JSON (per epoch: loss, validation loss, rate, seconds).
+    """A trained copy of `net`, and a record of it in plain JSON.
 
-    `net` is not changed. `prepare` may put constraints on weights or change the copy before it is compiled, and gives
-    callbacks. Raises DataError: no data, or no labels where the objective needs them. Raises ModelError for a loss
-    that is not a number.
+    `net` is not changed. `prepare` may put constraints on weights or change the copy before it is trained, and gives
+    Keras callbacks. Raises DataError: no data, or no labels where the objective needs them. Raises ModelError for a
+    loss that is not a number before the first epoch is done; later, the weights of the last finished epoch are kept.
     """
     split = training_split(data)
     if objective.needs_labels and split.y is None:
         raise DataError("this training needs labels, and the data has none", next="use distill, which needs none")
-    student = clone(net)
-    steps = options.epochs * -(-len(split) // options.batch_size)
-    callbacks = list(prepare(student, steps)) if prepare else []
-    trainer = _trainer(student, objective)
-    trainer.compile(keras().optimizers.Adam(options.peak), jit_compile=False)
-    feed = data.feed(split)
-    x = [feed[name] for name in split.x]
-    callbacks.append(keras().callbacks.LambdaCallback(
-        on_epoch_end=lambda epoch, logs: progress(epoch + 1, options.epochs, f"loss {(logs or {}).get('loss', 0):.4f}")
-    ))  # fmt: skip
-    history = trainer.fit(
-        x if len(x) > 1 else x[0], None if split.y is None else np.asarray(split.y),
-        batch_size=options.batch_size, epochs=options.epochs, verbose=0, callbacks=callbacks,
-    )  # fmt: skip
-    return student, {"loss": [float(v) for v in history.history["loss"]]}
+    with _seeded(options.seed):
+        student = clone(net)
+        _seed_layers(student, options.seed)
+        if options.epochs:
+            record = _Job.start(student, data, options, objective, prepare).run()
+        else:
+            record = {"epochs": [], "epochs_done": 0, "notes": []}
+    measured = reestimate(student, data, options.reestimate, seed=options.seed) if options.reestimate else 0
+    return student, {**record, "reestimated": measured}
 
 
-def training_split(data: Dataset) -> Split:
-    """The training split, or the calibration split where there is none."""
-    return data.calibration if data.train is None else data.train
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Initializers without a seed draw from Python's random numbers: these, seeded, and afterwards as before."""
+    before = random.getstate()
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before)
 
 
-def _trainer(student: Any, objective: Objective) -> Any:
-    """A Keras model that computes the objective; its weights are the student's and the objective's own."""
-    k = keras()
-    body = tapped(student, list(objective.taps))
-    count = len(body.outputs) - len(objective.taps)
+def _seed_layers(net: Any, seed: int) -> None:
+    """Random states of dropout and its like begin at the seed, each at its own."""
+    states = [v for v in net.variables if v.name.startswith("seed_generator_state")]
+    for i, state in enumerate(states):
+        drawn = np.random.default_rng([seed, i]).integers(0, 2**31)
+        state.assign(np.array([drawn, 0], dtype=state.dtype))
 
-    class Trainer(k.Model):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            super().__init__()
-            self.body = body
-            self.extra = list(objective.layers)
 
-        def call(self, x: Any, training: bool | None = None) -> Any:
-            return self.body(x, training=training)
+@dataclass(slots=True)
+class _Job:
+    """One training: what it works on, and how far it is."""
 
-        def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None, **more: Any) -> Any:
-            found = list(y_pred) if isinstance(y_pred, list | tuple) else [y_pred]
-            given = list(x) if isinstance(x, list | tuple) else [x]
-            taps = dict(zip(objective.taps, found[count:], strict=True))
-            return objective(given, y, found[:count], taps)
+    stepper: Stepper
+    batches: Batches
+    watched: Split
+    chosen: Array  # indices into `watched` that are looked at after each epoch
+    options: Training
+    callbacks: Any
+    fixed: bool  # the network insists on its batch
+    record: dict[str, Any]
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    step: int = 0
+    total: float = 0.0  # of the losses of this epoch
+    good: list[Array] = field(default_factory=list)  # the network's weights after the last finished epoch
+    best: list[Array] = field(default_factory=list)  # ... after the best one, where early stopping is on
+    began: float = field(default_factory=time.monotonic)
+    told: float = 0.0
+    first: int = 0  # the step at which this process began
 
-    return Trainer()
+    @classmethod
+    def start(cls, student: Any, data: Dataset, options: Training, objective: Objective, prepare: Any) -> _Job:
+        split = training_split(data)
+        chosen, held = divided(len(split), options)
+        fixed = int(student.inputs[0].shape[0] or 0)
+        at = getattr(objective, "at", 0)
+        ranks = {name: len(t.shape) for name, t in zip(split.x, student.inputs, strict=True)}
+        made = batches(data, chosen, options, fixed, ranks, lambda y: softened(y, tuple(student.outputs[at].shape)))
+        rules = structure(student) if options.keep_zeros else []
+        found = list(prepare(student, options.epochs * made.count)) if prepare else []
+        kept = impose(rules)
+        if not student.trainable_variables:
+            raise UsageError("no layer of this network is trainable", next="set trainable = True on its layers")
+        stepper = Stepper(student, objective, options)
+        stepper.build(*made.make(0, 0, chosen))
+        watched, index, name = _watched(data, split, held, objective)
+        callbacks = keras().callbacks.CallbackList(
+            found, model=student, epochs=options.epochs, steps=made.count, verbose=0
+        )
+        record = {
+            "samples": len(chosen), "held_out": len(held), "watched": name, "batch_size": made.size,
+            "optimizer": options.optimizer, "schedule": options.schedule, "peak": options.peak, "notes": [],
+            "kept": [asdict(k) for k in kept],
+        }  # fmt: skip
+        return cls(stepper, made, watched, index, options, callbacks, bool(fixed), record)
+
+    # --- the way through
+
+    @property
+    def steps(self) -> int:
+        return self.options.epochs * self.batches.count
+
+    def run(self) -> dict[str, Any]:
+        student = self.stepper.student
+        self.callbacks.on_train_begin()
+        student.stop_training = False
+        for epoch in range(self.step // self.batches.count, self.options.epochs):
+            if not self._epoch(epoch) or student.stop_training:
+                break
+        self.callbacks.on_train_end()
+        return self._finished()
+
+    def _epoch(self, epoch: int) -> bool:
+        """Train one epoch; returns whether to go on."""
+        self.callbacks.on_epoch_begin(epoch)
+        start, done = time.monotonic(), self.step - epoch * self.batches.count
+        for x, y in self.batches.epoch(epoch, done):
+            self.callbacks.on_train_batch_begin(done)
+            value = rate(self.options, self.step, self.steps)
+            self.stepper.optimizer.learning_rate = value
+            loss = float(self.stepper.step(*_tensors(x, y)))
+            if not np.isfinite(loss):
+                self._diverged(x, epoch, loss)
+                return False
+            self.callbacks.on_train_batch_end(done, {"loss": loss})
+            done, self.step, self.total = done + 1, self.step + 1, self.total + loss
+            self._tell(epoch, self.total / done)
+        entry = {"loss": self.total / done, "rate": value, "seconds": round(time.monotonic() - start, 3)}
+        self.total = 0.0
+        return self._judged(epoch, entry)
+
+    def _judged(self, epoch: int, entry: dict[str, Any]) -> bool:
+        """Look at the network after an epoch: keep its weights, and say whether to go on."""
+        self.stepper.swap()
+        weights = self._weights()
+        if not all(np.isfinite(w).all() for w in weights if w.dtype.kind == "f"):
+            self._diverged([], epoch, float("nan"))
+            return False
+        entry |= self._look()
+        self.stepper.swap()
+        self.good = weights
+        self.epochs.append(entry)
+        self.callbacks.on_epoch_end(epoch, {k: v for k, v in entry.items() if v is not None})
+        if not self.options.patience:
+            return True
+        best = self._best()
+        if best == epoch:
+            self.best = weights
+        return epoch - best < self.options.patience
+
+    def _weights(self) -> list[Array]:
+        return [array(v) for v in self.stepper.student.variables]
+
+    def _look(self) -> dict[str, Any]:
+        """Loss and metric on the watched samples."""
+        if not len(self.chosen):
+            return {}
+        total = 0.0
+        outputs: list[Array] = []
+        labels: list[Array] = []
+        at = getattr(self.stepper.objective, "at", 0)
+        data, size = self.batches.data, self.batches.size
+        for x, y, count in in_order(data, self.watched, self.chosen, size, self.fixed):
+            loss, found = self.stepper.evaluate(*_tensors(x, y))
+            total += float(loss) * count
+            outputs.append(np.asarray(found[at])[:count])
+            labels += [] if y is None else [np.asarray(y)[:count]]
+        metric = _metric(data.metric, self.stepper.student, at)
+        value = None
+        if metric is not None and labels:
+            try:
+                value = float(metric(np.concatenate(outputs), np.concatenate(labels)))
+            except DataError:  # labels that this metric cannot score, such as a single class
+                value = None
+        return {"val_loss": total / len(self.chosen), "metric": value}
+
+    def _tell(self, epoch: int, loss: float) -> None:
+        now = time.monotonic()
+        if now - self.told < TELL_S and self.step < self.steps:
+            return
+        self.told = now
+        left = (now - self.began) / (self.step - self.first) * (self.steps - self.step)
+        metric = next((e["metric"] for e in self.epochs[-1:] if e.get("metric") is not None), None)
+        name = self.batches.data.metric
+        seen = "" if metric is None else f", {name} {metric:.3f}"
+        text = f"epoch {epoch + 1}/{self.options.epochs}, loss {loss:.4f}{seen}, {_clock(left)} left"
+        progress(self.step, self.steps, text)
+
+    # --- the end
+
+    def _diverged(self, x: Sequence[Array], epoch: int, loss: float) -> None:
+        """Raise ModelError where no epoch was finished, else note that its weights are kept."""
+        if any(v.dtype.kind == "f" and not np.isfinite(v).all() for v in x):
+            raise DataError("the training data holds values that are not numbers", next="remove these samples")
+        lower = f"{self.options.peak / 10:.2g}"
+        told = f"the loss became {loss:g} in epoch {epoch + 1}, at a peak learning rate of {self.options.peak:g}"
+        if not self.good:
+            raise ModelError(told, next=f"set learning_rate = {lower}, or clip_norm = 1")
+        self.record["notes"].append(
+            f"{told}: training stopped, and the weights after epoch {len(self.epochs)} are kept; try learning_rate = {lower}"
+        )
+
+    def _finished(self) -> dict[str, Any]:
+        """Put the weights that are kept into the network; returns the record."""
+        student, kept = self.stepper.student, self.best or self.good
+        for variable, value in zip(student.variables, kept, strict=True):
+            variable.assign(value)
+        for variable in student.trainable_variables:
+            if variable.constraint is not None:
+                variable.assign(variable.constraint(variable))
+                variable.constraint = None
+        best = self._best() + 1 if self.options.patience else len(self.epochs)
+        return {**self.record, "epochs": self.epochs, "epochs_done": len(self.epochs), "best_epoch": best}
+
+    def _best(self) -> int:
+        """The epoch of the least loss on the held-out samples, from 0."""
+        return int(np.argmin([entry["val_loss"] for entry in self.epochs]))
+
+
+def _watched(data: Dataset, split: Split, held: Array, objective: Objective) -> tuple[Split, Array, str]:
+    """What is looked at after each epoch: the held-out tenth, else some validation samples, on which nothing depends."""
+    if len(held):
+        return split, held, "a held-out tenth of the training data"
+    usable = not data.generated and (data.validation.y is not None or not objective.needs_labels)
+    count = min(WATCHED, len(data.validation)) if usable else 0
+    return data.validation, np.arange(count), "validation data, only to be shown" if count else ""
+
+
+def _metric(name: str, net: Any, at: int) -> Any:
+    """The metric of the data where it is about output `at` and labels, or None."""
+    wanted, colon, bare = name.rpartition(":")
+    if bare in REFERENCED or (
+        colon and wanted in net.output_names and output_name(name, net.output_names) != net.output_names[at]
+    ):
+        return None
+    return find_metric(name)
+
+
+def _tensors(x: Sequence[Array], y: Array | None) -> tuple[list[Any], Any]:
+    convert = tensorflow().convert_to_tensor
+    return [convert(v) for v in x], None if y is None else convert(y)
+
+
+def _clock(seconds: float) -> str:
+    """A duration in words.
+
+    >>> _clock(5.2), _clock(185), _clock(7300)
+    ('5 s', '3:05 min', '2:01 h')
+    """
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = int(seconds) // 60
+    return f"{minutes}:{int(seconds) % 60:02d} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d} h"
