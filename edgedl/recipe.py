@@ -140,6 +140,7 @@ def assemble(
     recipe: Path | None = None,
     load: Mapping[str, Any] | None = None,
     data: Mapping[str, Any] | None = None,
+    stages: Iterable[tuple[str, Mapping[str, Any]]] = (),
     quantize: Mapping[str, Any] | None = None,
     formats: Iterable[str] = (),
     targets: Iterable[str] = (),
@@ -150,6 +151,7 @@ def assemble(
 ) -> Recipe:
     """A Recipe from a recipe file and what the caller asks for besides, which wins.
 
+    `stages` are (name, options) in their order, before quantization; one that the file has too gets these options there.
     `settings` are ("PLACE.FIELD", value), where PLACE is a stage, a format, a target, "load", "data" or "limits".
     `keep_layout` is for every export.
     """
@@ -162,6 +164,7 @@ def assemble(
     for key, more in (("load", load), ("data", data), ("limits", limits)):
         if more:
             document[key] = {**document.get(key, {}), **more}
+    _add_stages(document, stages)
     if quantize:
         _entry(document, "stages", "quantize").update(quantize)
     for key, wanted in (("exports", tuple(formats)), ("targets", tuple(targets))):
@@ -201,6 +204,20 @@ def _set(document: dict[str, Any], place: str, value: Any) -> None:
     raise RecipeError(
         f"there is no '{name}' to set{did_you_mean(name, known)}", next=f"choose one of {', '.join(known)}"
     )
+
+
+def _add_stages(document: dict[str, Any], stages: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
+    """Put stages before quantization, each after those the file has; the first unused one of the same name is changed."""
+    tables: list[dict[str, Any]] = document.setdefault("stages", [])
+    changed: list[int] = []
+    for name, options in stages:
+        same = next((t for t in tables if t.get("stage") == name and id(t) not in changed), None)
+        if same is None:
+            same = {"stage": name}
+            at = next((i for i, t in enumerate(tables) if t.get("stage") == "quantize"), len(tables))
+            tables.insert(at, same)
+        same.update(options)
+        changed.append(id(same))
 
 
 def _put(table: dict[str, Any], field_name: str, value: Any) -> None:

@@ -22,6 +22,7 @@ COMMANDS = {
     "import": "read a model of any framework into one trainable .keras file, with proof",
     "inspect": "show layers, operators, parameters, multiply-accumulates, memory",
     "report": "show the report of a finished run again",
+    "sensitivity": "show how much of each layer's channels can go, and what that costs",
     "targets": "list the targets and their options",
 }
 

@@ -16,6 +16,7 @@ from .display import Display
 
 # int16x8 comes last: neither interpreter has fast kernels for it on a CPU (benchmarks/schemes.py: 30 x float)
 FALLBACK = ("dynamic", "int8-weight-only", "fp16", "int16x8")
+STAGE_OPTIONS = ("prune", "budget", "low_rank", "sparsity", "cluster", "teacher", "student", "finetune", "epochs")
 
 
 @click.command("compress")
@@ -24,6 +25,7 @@ FALLBACK = ("dynamic", "int8-weight-only", "fp16", "int16x8")
 @options.loading
 @options.data
 @options.quantization
+@options.smaller
 @options.keep_layout
 @click.option(
     "--format",
@@ -69,10 +71,12 @@ def command(
 
     \b
     edgedl compress model.keras --data d.npz --max-drop 1% -o out
+    edgedl compress model.keras --data d.npz --prune 2x --max-drop 2% -o out
     edgedl compress model.onnx --format tflite --quantize int8 --data d.npz -o out
     edgedl compress weights.pth --module net.py:build --input 1x3x32x32 --data d.npz -o out
     edgedl compress model.keras --data d.npz --dry-run > recipe.toml
     """
+    stages = options.stages(**{name: given.pop(name) for name in STAGE_OPTIONS})
     tables = options.tables(**given)
     wanted = tables.pop("quantize")
     if not wanted and recipe is None:
@@ -84,6 +88,7 @@ def command(
     resolved = assemble(
         model or "",
         recipe=recipe,
+        stages=stages,
         quantize=wanted,
         formats=formats,
         settings=settings,

@@ -33,6 +33,25 @@ class Percent(click.ParamType[float]):
         return number
 
 
+class Smaller(click.ParamType[float]):
+    """How much is to go: `50%`, `0.5`, or `2x` for half."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        text = str(value).strip().lower()
+        try:
+            if text.endswith("x"):
+                number = 1 - 1 / float(text[:-1])
+            else:
+                number = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        except (ValueError, ZeroDivisionError):
+            self.fail(f"'{value}' is no share; write 2x, 50% or 0.5", param, ctx)
+        if not 0 < number < 1:
+            self.fail(f"'{value}' leaves nothing, or everything; write 2x, 50% or 0.5", param, ctx)
+        return number
+
+
 class Seconds(click.FloatRange):
     """A number of seconds that is a number."""
 
@@ -87,6 +106,40 @@ def apply(*options: Callable[[F], F]) -> Callable[[F], F]:
     return decorate
 
 
+smaller = apply(
+    click.option(
+        "--prune",
+        type=Smaller(),
+        metavar="SHARE",
+        help="Remove channels until this share of the cost is gone: 2x, 50%.",
+    ),
+    click.option(
+        "--budget",
+        type=click.Choice(["macs", "params", "memory", "latency"]),
+        help="What --prune counts; latency is measured on the target [macs].",
+    ),
+    click.option(
+        "--low-rank", type=Smaller(), metavar="SHARE", help="Split layers until this share of the MACs is gone."
+    ),
+    click.option("--sparsity", type=Percent(), help="Make this share of the weights zero, e.g. 90%."),
+    click.option("--cluster", type=click.IntRange(2, 65536), help="Distinct values a kernel may have, e.g. 16."),
+    click.option(
+        "--teacher",
+        metavar="MODEL",
+        multiple=True,
+        help="Distil from this model [the original]. Repeatable: an ensemble.",
+    ),
+    click.option(
+        "--student",
+        metavar="MODEL",
+        help="Train this smaller model in place of the original: a file or MODULE:FUNCTION.",
+    ),
+    click.option("--finetune", is_flag=True, help="Train on the labels afterwards instead of distilling."),
+    click.option(
+        "--epochs", type=click.IntRange(0), help="Of each training that brings accuracy back; 0 trains nothing [10]."
+    ),
+    click.option("--train", metavar="DATA", help="Training data [60% of --data], in the forms of --data."),
+)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 allow_unsafe = click.option(
     "--allow-unsafe",
@@ -160,6 +213,7 @@ def tables(
     calibration_method: str | None,
     io: str | None,
     max_drop: float | None = None,
+    train: str | None = None,
     max_class_drop: float | None = None,
     timeout: float | None = None,
     **loading: Any,
@@ -167,11 +221,47 @@ def tables(
     """The tables of a recipe that these options stand for; what was not given is left out."""
     given: dict[str, dict[str, Any]] = {
         "load": load_table(**loading),
-        "data": {"source": data, "calibration": calibration},
+        "data": {"source": data, "calibration": calibration, "train": train},
         "quantize": {"scheme": quantize, "calibration": calibration_method, "io": io},
         "limits": {"max_drop": max_drop, "max_class_drop": max_class_drop, "timeout_s": timeout},
     }
     return {name: {k: v for k, v in table.items() if v is not None} for name, table in given.items()}
+
+
+def stages(
+    prune: float | None,
+    budget: str | None,
+    low_rank: float | None,
+    sparsity: float | None,
+    cluster: int | None,
+    teacher: tuple[str, ...],
+    student: str | None,
+    finetune: bool,
+    epochs: int | None,
+) -> list[tuple[str, dict[str, Any]]]:
+    """The stages that these options stand for, in order: what cuts, what brings accuracy back, what thins weights."""
+    found: list[tuple[str, dict[str, Any]]] = []
+    if budget and prune is None:
+        raise UsageError("--budget says what --prune counts", next="add --prune, or leave --budget out")
+    if finetune and (teacher or student):
+        raise UsageError("--finetune has no teacher", next="leave --finetune out to distil")
+    if prune is not None:
+        found.append(("prune_channels", {"ratio": prune, **({"budget": budget} if budget else {})}))
+    if low_rank is not None:
+        found.append(("low_rank", {"rank": "budget", "budget": 1 - low_rank}))
+    length = {} if epochs is None else {"epochs": epochs}
+    if finetune and epochs != 0:
+        found.append(("finetune", length))
+    elif student or teacher or (found and epochs != 0):
+        more: dict[str, Any] = {"teacher": list(teacher)} if teacher else {}
+        found.append(("distill", {**length, **more, **({"student": student} if student else {})}))
+    if sparsity is not None:
+        found.append(("prune_weights", {"sparsity": sparsity, **length}))
+    if cluster is not None:
+        found.append(("cluster", {"clusters": cluster, **length}))
+    if epochs is not None and not found:
+        raise UsageError("there is nothing to train", next="add --finetune, --teacher, --prune or --sparsity")
+    return found
 
 
 def load_table(

@@ -5,6 +5,7 @@ STAGES = {
     "cluster": "edgedl.stages.cluster:Cluster",
     "finetune": "edgedl.stages.finetune:Finetune",
     "low_rank": "edgedl.stages.low_rank:LowRank",
+    "prune_channels": "edgedl.stages.prune_channels:PruneChannels",
     "prune_weights": "edgedl.stages.prune_weights:PruneWeights",
     "quantize": "edgedl.stages.quantize:Quantize",
 }

@@ -24,9 +24,14 @@ MOST_BYTES = 1 << 30  # of all activations of one pass
 FITTED = ("Dense", "Conv1D", "Conv2D", "Conv3D")
 
 Hook = Callable[[Any, str, Any], None]  # (operation, path, its first input), before it is called
+After = Callable[
+    [Any, str, Any, Any], Any
+]  # (operation, path, its first input, its result) -> the result to go on with
 
 
-def reconstruct(graph: ChannelGraph, keep: Mask, net: Any, inputs: Sequence[Array]) -> Mapping[str, tuple[float, float]]:
+def reconstruct(
+    graph: ChannelGraph, keep: Mask, net: Any, inputs: Sequence[Array]
+) -> Mapping[str, tuple[float, float]]:
     """Fit the kernels of `net`, which `shrink(graph, keep)` made, in place.
 
     `inputs`: of the network, in its order, `[n, ...]`; as many are used as fit into memory. Returns by layer the error
@@ -36,14 +41,14 @@ def reconstruct(graph: ChannelGraph, keep: Mask, net: Any, inputs: Sequence[Arra
     feed = [tensorflow().convert_to_tensor(np.asarray(x[:count])) for x in inputs]
     wanted: dict[str, Array] = {}
     paths = fitted_layers(graph, keep)
-    _pass(graph.net, feed, lambda op, path, x: wanted.__setitem__(path, _target(op, x)) if path in paths else None)
+    run(graph.net, feed, lambda op, path, x: wanted.__setitem__(path, _target(op, x)) if path in paths else None)
     errors: dict[str, tuple[float, float]] = {}
 
     def fit(op: Any, path: str, x: Any) -> None:
         if path in wanted:
             errors[path] = _fit(op, x, wanted.pop(path)[:, _kept_outputs(graph, keep, path)])
 
-    _pass(net, feed, fit)
+    run(net, feed, fit)
     return errors
 
 
@@ -62,45 +67,52 @@ def fitted_layers(graph: ChannelGraph, keep: Mask) -> frozenset[str]:
     for path, call in graph.calls.items():
         if type(call.op).__name__ not in FITTED or terms.get(path) != 1 or getattr(call.op, "groups", 1) != 1:
             continue
-        read = call.weights[_kernel_index(call.op)][-2]
+        read = call.weights[kernel_index(call.op)][-2]
         if read is not None and not graph.kept(keep, read).all():
             found.add(path)
     return frozenset(found)
 
 
-def _kernel_index(op: Any) -> int:
+def kernel_index(op: Any) -> int:
     return next(i for i, w in enumerate(op.weights) if w is op.kernel)
 
 
 def _kept_outputs(graph: ChannelGraph, keep: Mask, path: str) -> Array:
     call = graph.calls[path]
-    out = call.weights[_kernel_index(call.op)][-1]
+    out = call.weights[kernel_index(call.op)][-1]
     return np.ones(call.op.kernel.shape[-1], bool) if out is None else graph.kept(keep, out)
 
 
-def _pass(net: Any, feed: Sequence[Any], hook: Hook) -> None:
-    """Run a network operation by operation on real tensors; `hook` sees each before it is called."""
+def run(net: Any, feed: Sequence[Any], before: Hook | None, after: After | None = None) -> Any:
+    """Run a network operation by operation on real tensors, as in inference; returns its outputs.
+
+    `before(op, path, first input)` sees each operation before it is called; `after(op, path, first input, result)` gives
+    what is used as its result.
+    """
     with deep():
         graph = inside(net)
-        _run(graph, keras().tree.pack_sequence_as(graph._inputs_struct, list(feed)), "", hook)
+        return _run(graph, keras().tree.pack_sequence_as(graph._inputs_struct, list(feed)), "", before, after)
 
 
-def _run(graph: Any, inputs: Any, prefix: str, hook: Hook) -> Any:
+def _run(graph: Any, inputs: Any, prefix: str, before: Hook | None, after: After | None) -> Any:
     def operation(op: Any) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:
             path = f"{prefix}{op.name}"
             model = inside(op)
             if model is not None:
-                return _run(model, args[0], f"{path}/", hook)
-            hook(op, path, args[0] if args else None)
-            return op(*args, **kwargs)
+                return _run(model, args[0], f"{path}/", before, after)
+            first = args[0] if args else None
+            if before is not None:
+                before(op, path, first)
+            result = op(*args, **kwargs)
+            return result if after is None else after(op, path, first, result)
 
         return call
 
     return graph._run_through_graph(inputs, operation_fn=operation)
 
 
-def _rows(op: Any, x: Any, picked: Array | None = None) -> Array:
+def gram_rows(op: Any, x: Any) -> Array:
     """What a layer reads at each place of its output, `[places, entries of the kernel but the last axis]`, at most ROWS."""
     tf = tensorflow()
     if type(op).__name__ == "Dense":
@@ -109,10 +121,10 @@ def _rows(op: Any, x: Any, picked: Array | None = None) -> Array:
         patches = _patches(op, x)
         rows = tf.reshape(patches, (-1, patches.shape[-1]))
     total = int(rows.shape[0])
-    if total <= ROWS:
-        return rows.numpy()
-    picked = np.sort(np.random.default_rng(total).choice(total, ROWS, replace=False))
-    return tf.gather(rows, picked).numpy()
+    if total > ROWS:
+        rows = tf.gather(rows, np.sort(np.random.default_rng(total).choice(total, ROWS, replace=False)))
+    found: Array = rows.numpy()
+    return found
 
 
 def _patches(op: Any, x: Any) -> Any:
@@ -127,7 +139,7 @@ def _patches(op: Any, x: Any) -> Any:
 
 def _target(op: Any, x: Any) -> Array:
     """A layer's output before its activation at the fitted places, float64 `[places, filters]`."""
-    rows = _rows(op, x).astype(np.float64)
+    rows = gram_rows(op, x).astype(np.float64)
     kernel = np.asarray(op.kernel, np.float64)
     found: Array = rows @ kernel.reshape(-1, kernel.shape[-1])
     return found if op.bias is None else found + np.asarray(op.bias, np.float64)
@@ -135,7 +147,7 @@ def _target(op: Any, x: Any) -> Array:
 
 def _fit(op: Any, x: Any, wanted: Array) -> tuple[float, float]:
     """Set the kernel (and bias) that give `wanted` best; returns the relative error before and after."""
-    rows = _rows(op, x).astype(np.float64)
+    rows = gram_rows(op, x).astype(np.float64)
     kernel = np.asarray(op.kernel, np.float64)
     old = kernel.reshape(-1, kernel.shape[-1])
     mean_in, mean_out = rows.mean(0), wanted.mean(0)
