@@ -48,7 +48,7 @@ def choose(
     budget: float,
     *,
     ranking: Ranking = "global",
-    bounds: Bounds | Sequence[Bounds] = Bounds(),  # noqa: B008 - frozen
+    bounds: Bounds | Sequence[Bounds] = Bounds(),
 ) -> Mask:
     """A mask over units that keeps the best channels within `budget` (in the unit of `cost`).
 
@@ -109,6 +109,7 @@ def _greedy(
 
     heap = [(found[0], i) for i in range(len(groups)) if (found := priority(i)) is not None]
     heapq.heapify(heap)
+    history: list[tuple[int, int]] = []  # (group, channels) of each block that went
     total = float(parts.sum())
     while total > budget * (1 + 1e-9) and heap:
         _, i = heapq.heappop(heap)
@@ -120,8 +121,25 @@ def _greedy(
             continue
         total -= saving(cost, counts, i, found[1])
         counts[i] -= found[1]
+        history.append((i, found[1]))
         if (again := priority(i)) is not None:
             heapq.heappush(heap, (again[0], i))
+    return _refilled(counts, history, cost, budget)
+
+
+def _refilled(counts: Counts, history: Sequence[tuple[int, int]], cost: Cost, budget: float) -> Counts:
+    """The last blocks to go come back where the budget has room for them, which a large block may have left."""
+    total, shut = float(cost.parts(counts).sum()), set()
+    for i, step in reversed(history):
+        if i in shut:
+            continue
+        after = counts.copy()
+        after[i] += step
+        more = saving(cost, after, i, step)
+        if total + more <= budget * (1 + 1e-9):
+            counts, total = after, total + more
+        else:
+            shut.add(i)  # its blocks come back in the order in which they went, the last first
     return counts
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...data import Dataset
-from ...errors import UsageError
+from ...errors import ModelError, UsageError
 from ...frameworks import tensorflow
 from ..rebuilding import weighted
 from ..training.loop import Objective
@@ -45,7 +45,8 @@ class Scorer:
     - activation: mean |activation| where the channel is read (Molchanov et al., ICLR 2017; Hu et al., "Network Trimming", 2016);
     - random: uniform, by the seed.
 
-    Criteria in DATA use `samples` of the training data, or of the calibration data. Raises UsageError where there is none.
+    Criteria in DATA use `samples` of the training data, or of the calibration data. Raises UsageError where none
+    is given, DataError where it is empty; scoring raises ModelError where the network gives values that are no numbers.
     """
 
     def __init__(
@@ -87,6 +88,11 @@ class Scorer:
         found = np.zeros(len(self.graph.units.parent))
         if len(self.masked):
             found[self.masked.units] = self._measured(keep)
+        if not np.isfinite(found).all():
+            raise ModelError(
+                f"the network gives values that are no numbers on this data: {self.criterion} cannot score its channels",
+                next="look for NaN in the data and the weights, or use l2",
+            )
         return found
 
     def _measured(self, keep: Mask | None) -> Values:

@@ -13,10 +13,12 @@ from ...artifact import Array
 from ...data import Dataset
 from ...errors import UsageError
 from ...frameworks import tensorflow
+from ...model import Model, require_keras
 from ...worker import progress
 from .choose import Bounds, Scores
+from .criteria import Criterion, score
 from .gradients import Samples
-from .graph import ChannelGraph, Group
+from .graph import ChannelGraph, Group, channel_graph
 from .masked import Masked
 
 SHARES = tuple(round(0.1 * i, 1) for i in range(1, 10))
@@ -85,6 +87,21 @@ def scan(
         curves.append(_curve(names[i], group, scores, sorted(shares), lambda gone: judge.drop(gone, value)))
         progress(i + 1, len(groups), names[i])
     return Scan(judge.metric, value, judge.samples, criterion, tuple(curves))
+
+
+def of_model(model: Model, data: Dataset, criterion: Criterion, samples: int, seed: int) -> dict[str, Any]:
+    """The scan of a model as plain JSON, with what stays and why ("frozen"). Raises UsageError where nothing can go."""
+    graph = channel_graph(require_keras(model, "a sensitivity scan"))
+    stay = {g.name: g.frozen for g in graph.groups if g.frozen}
+    if not graph.prunable:
+        why = "; ".join(f"{name}: {reason}" for name, reason in list(stay.items())[:3])
+        raise UsageError(
+            f"no channel of this network can be removed ({why or 'it has none'})", next="use prune_weights"
+        )
+    scores = score(graph, criterion, data, samples=samples, seed=seed)
+    names = [spec.name for spec in model.outputs]
+    found = scan(graph, scores, data, criterion=criterion, samples=samples, seed=seed, outputs=names)
+    return {**found.to_json(), "frozen": stay}
 
 
 def bounds_from(scan: Scan, max_drop: float, bounds: Bounds | Sequence[Bounds] = Bounds()) -> list[Bounds]:  # noqa: B008 - frozen
