@@ -100,8 +100,8 @@ def within(choices: Mapping[str, Sequence[Choice]], budget: float) -> dict[str, 
     """One choice for each layer so that the costs are at most `budget` and the errors' sum is small.
 
     Layers start as they are; the step with the least error per cost saved is taken next, along each layer's lower
-    convex hull, until the budget holds: the greedy of the fractional multiple-choice knapsack. The result may cost
-    more where no choice is left.
+    convex hull, until the budget holds: the greedy of the fractional multiple-choice knapsack. What the last step left
+    over is spent again. The result may cost more where no choice is left.
     """
     steps: list[tuple[float, int, str, Choice]] = []
     chosen: dict[str, Choice] = {}
@@ -116,7 +116,23 @@ def within(choices: Mapping[str, Sequence[Choice]], budget: float) -> dict[str, 
             break
         total += after.cost - chosen[name].cost
         chosen[name] = after
-    return chosen
+    return _filled(chosen, choices, budget - total)
+
+
+def _filled(chosen: dict[str, Choice], choices: Mapping[str, Sequence[Choice]], slack: float) -> dict[str, Choice]:
+    """What the last step left over, spent on the options that lessen the error most for their cost, while any fits."""
+    while True:
+        better = [
+            ((chosen[name].error - option.error) / max(option.cost - chosen[name].cost, 1), name, option)
+            for name, options in choices.items()
+            for option in options
+            if option.error < chosen[name].error and option.cost - chosen[name].cost <= slack
+        ]
+        if not better:
+            return chosen
+        _, name, option = max(better, key=lambda b: b[:2])
+        slack -= option.cost - chosen[name].cost
+        chosen[name] = option
 
 
 def hull(options: Sequence[Choice]) -> list[Choice]:
