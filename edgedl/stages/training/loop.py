@@ -19,6 +19,7 @@ from ...metrics import REFERENCED, find_metric, output_name
 from ...worker import progress
 from ..rebuilding import clone
 from .batches import Batches, batches, divided, in_order, training_split
+from .checkpoint import EVERY_S, Checkpoint, checkpoint
 from .norm import reestimate
 from .optimizing import Objective, Stepper, array
 from .options import Training
@@ -49,7 +50,9 @@ def train(
         student = clone(net)
         _seed_layers(student, options.seed)
         if options.epochs:
-            record = _Job.start(student, data, options, objective, prepare).run()
+            record = _Job.start(
+                student, data, options, objective, prepare, checkpoint(net, data, options, objective)
+            ).run()
         else:
             record = {"epochs": [], "epochs_done": 0, "notes": []}
     measured = reestimate(student, data, options.reestimate, seed=options.seed) if options.reestimate else 0
@@ -95,9 +98,15 @@ class _Job:
     began: float = field(default_factory=time.monotonic)
     told: float = 0.0
     first: int = 0  # the step at which this process began
+    checkpoint: Checkpoint | None = None
+    stopped: bool = False  # before all epochs were done
+    saved: float = field(default_factory=time.monotonic)  # when the last checkpoint was written
 
     @classmethod
-    def start(cls, student: Any, data: Dataset, options: Training, objective: Objective, prepare: Any) -> _Job:
+    def start(
+        cls, student: Any, data: Dataset, options: Training, objective: Objective, prepare: Any,
+        kept_at: Checkpoint | None = None,
+    ) -> _Job:  # fmt: skip
         split = training_split(data)
         chosen, held = divided(len(split), options)
         fixed = int(student.inputs[0].shape[0] or 0)
@@ -120,7 +129,47 @@ class _Job:
             "optimizer": options.optimizer, "schedule": options.schedule, "peak": options.peak, "notes": [],
             "kept": [asdict(k) for k in kept],
         }  # fmt: skip
-        return cls(stepper, made, watched, index, options, callbacks, bool(fixed), record)
+        return cls(stepper, made, watched, index, options, callbacks, bool(fixed), record, checkpoint=kept_at)
+
+    # --- what outlives the process
+
+    def _resume(self) -> None:
+        """Go on from the checkpoint, if there is one of this training."""
+        if self.checkpoint is None:
+            return
+        found = self.checkpoint.load()
+        if found is None:
+            self.record["notes"] += self.checkpoint.others()
+            return
+        header, groups = found
+        for variable, value in zip(self.stepper.variables, groups["variables"], strict=True):
+            variable.assign(value)
+        self.good, self.best = groups["good"], groups["best"]
+        self.step = self.first = header["step"]
+        self.total, self.epochs, self.stopped = float.fromhex(header["total"]), header["epochs"], header["done"]
+        self.record["notes"] += header["notes"]
+        self.record["resumed_from"] = {"epoch": self.step // self.batches.count + 1, "step": self.step}
+        for i, callback in enumerate(self.stateful):
+            callback.set_state({k: groups[f"callback{i}"][j] for j, k in enumerate(header["callbacks"][i])})
+
+    def _save(self, done: bool = False) -> None:
+        """Write everything that the rest of the training depends on."""
+        if self.checkpoint is None:
+            return
+        states = [callback.get_state() for callback in self.stateful]
+        groups = {"variables": [array(v) for v in self.stepper.variables], "good": self.good, "best": self.best}
+        groups |= {f"callback{i}": list(state.values()) for i, state in enumerate(states)}
+        header = {
+            "step": self.step, "total": self.total.hex(), "epochs": self.epochs, "done": done,
+            "notes": self.record["notes"], "callbacks": [list(state) for state in states],
+        }  # fmt: skip
+        self.checkpoint.save(header, groups)
+        self.saved = time.monotonic()
+
+    @property
+    def stateful(self) -> list[Any]:
+        """The callbacks that have something to keep: get_state() gives arrays by name, set_state() takes them."""
+        return [c for c in self.callbacks.callbacks if hasattr(c, "get_state") and hasattr(c, "set_state")]
 
     # --- the way through
 
@@ -131,10 +180,14 @@ class _Job:
     def run(self) -> dict[str, Any]:
         student = self.stepper.student
         self.callbacks.on_train_begin()
-        student.stop_training = False
-        for epoch in range(self.step // self.batches.count, self.options.epochs):
-            if not self._epoch(epoch) or student.stop_training:
-                break
+        self._resume()
+        student.stop_training = self.stopped
+        epoch = self.step // self.batches.count
+        while not student.stop_training and epoch < self.options.epochs:
+            more = self._epoch(epoch)
+            epoch += 1
+            student.stop_training = student.stop_training or not more
+            self._save(done=student.stop_training or epoch == self.options.epochs)
         self.callbacks.on_train_end()
         return self._finished()
 
@@ -153,6 +206,8 @@ class _Job:
             self.callbacks.on_train_batch_end(done, {"loss": loss})
             done, self.step, self.total = done + 1, self.step + 1, self.total + loss
             self._tell(epoch, self.total / done)
+            if time.monotonic() - self.saved > EVERY_S and done < self.batches.count:
+                self._save()
         entry = {"loss": self.total / done, "rate": value, "seconds": round(time.monotonic() - start, 3)}
         self.total = 0.0
         return self._judged(epoch, entry)

@@ -1,0 +1,58 @@
+"""Checkpoints: a training killed in the middle of an epoch ends as if it had not been; others are not taken for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("keras", reason="needs keras: pip install 'edgedl[compress]'")
+
+SCRIPT = Path(__file__).with_name("killed.py")
+
+
+def start(folder: Path, slow: float, out: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, str(SCRIPT), str(folder), str(slow), str(out)], stderr=subprocess.PIPE)
+
+
+def header(folder: Path) -> dict[str, Any] | None:
+    for path in folder.glob("training-*.npz"):
+        with np.load(path, allow_pickle=False) as file:
+            found: dict[str, Any] = json.loads(str(file["header"]))
+            return found
+    return None
+
+
+def test_killed_in_an_epoch_and_run_again_it_ends_with_the_same_weights(tmp_path: Path) -> None:
+    whole = start(tmp_path / "a", 0, tmp_path / "a.npz")
+    killed = start(tmp_path / "b", 0.2, tmp_path / "b.npz")
+    per_epoch = -(-180 // 16)
+    while True:  # until a checkpoint lies in the middle of the second epoch
+        found = header(tmp_path / "b")
+        if found and per_epoch < found["step"] < 2 * per_epoch:
+            break
+        assert killed.poll() is None, "it ended before it could be killed"
+        time.sleep(0.02)
+    os.kill(killed.pid, signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    assert not (tmp_path / "b.npz").exists()
+    again = start(tmp_path / "b", 0, tmp_path / "b.npz")
+    assert whole.wait() == 0, whole.stderr and whole.stderr.read()
+    assert again.wait() == 0, again.stderr and again.stderr.read()
+    record = json.loads((tmp_path / "b.json").read_text())
+    assert record["resumed_from"]["epoch"] == 2
+    assert record["resumed_from"]["step"] > per_epoch
+    with np.load(tmp_path / "a.npz") as a, np.load(tmp_path / "b.npz") as b:
+        for name in a.files:
+            np.testing.assert_array_equal(a[name], b[name])  # bit for bit
+    straight = json.loads((tmp_path / "a.json").read_text())
+    assert [e["loss"] for e in straight["epochs"]] == [e["loss"] for e in record["epochs"]]
+    assert "resumed_from" not in straight
