@@ -55,7 +55,7 @@ def _begin(values: Array, count: int, init: Init, rng: np.random.Generator) -> A
     if init == "linear":
         return np.linspace(unique[0], unique[-1], count)
     if init == "density":
-        return np.unique(np.quantile(values, (np.arange(count) + 0.5) / count))
+        return np.unique(np.quantile(values, np.linspace(0.01, 0.99, count)))
     return _plus_plus(values, count, rng)
 
 
@@ -72,15 +72,15 @@ def _plus_plus(values: Array, count: int, rng: np.random.Generator) -> Array:
 
 
 def _moved(values: Array, begun: Array, iterations: int) -> Array:
-    """Lloyd's algorithm on sorted values with running sums: a step costs no more than finding the borders."""
-    ordered = np.sort(values)
-    sums = np.concatenate([[0.0], np.cumsum(ordered)])
-    table = np.sort(begun)
+    """Lloyd's algorithm on sorted values, whose clusters are runs; a centroid without members stays where it is."""
+    ordered, table = np.sort(values), np.sort(begun)
     for _ in range(iterations):
         borders = np.searchsorted(ordered, (table[1:] + table[:-1]) / 2, side="right")
-        ends = np.concatenate([[0], borders, [len(ordered)]])
-        counts = np.diff(ends)
-        means = np.where(counts > 0, (sums[ends[1:]] - sums[ends[:-1]]) / np.maximum(counts, 1), table)
+        starts = np.concatenate([[0], borders])
+        counts = np.diff(np.concatenate([starts, [len(ordered)]]))
+        full = counts > 0
+        means = table.copy()
+        means[full] = np.add.reduceat(ordered, starts[full]) / counts[full]
         if np.array_equal(means, table):
             break
         table = np.sort(means)

@@ -72,17 +72,23 @@ def kernels(net: Any) -> list[Kernel]:
 
 def _of_layer(path: str, op: Any) -> Iterator[Kernel]:
     taken: dict[str, int] = {}
-    for part in op._flatten_layers() if hasattr(op, "_flatten_layers") else ():
-        inner = "" if part is op or type(part).__name__.endswith("Cell") else f"/{part.name}"
+    for title_of_part, part in _parts(path, op):
         for name in NAMES:
             variable = getattr(part, name, None)
             if not isinstance(variable, keras().Variable) or not str(variable.dtype).startswith(("float", "bfloat")):
                 continue
             role, axes = _axes(part, name, len(variable.shape))
-            title = f"{path}{inner}/{name}"
+            title = f"{title_of_part}/{name}"
             taken[title] = taken.get(title, 0) + 1
             title = title if taken[title] == 1 else f"{title}_{taken[title]}"
             yield Kernel(title, path, role, variable, axes)
+
+
+def _parts(title: str, layer: Any) -> Iterator[tuple[str, Any]]:
+    """A layer and those inside it, each with its title; a cell goes by that of its layer."""
+    yield title, layer
+    for part in getattr(layer, "_layers", ()):
+        yield from _parts(title if type(part).__name__.endswith("Cell") else f"{title}/{part.name}", part)
 
 
 def _axes(layer: Any, name: str, rank: int) -> tuple[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]:

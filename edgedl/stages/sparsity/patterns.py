@@ -52,7 +52,7 @@ def parse(text: str, target: str = "cpu") -> Pattern:
         return parse(BLOCKS[target])
     if text == "unstructured":
         return Pattern(text)
-    if found := re.fullmatch(r"(\d{1,4}):(\d{1,4})", text):
+    if found := re.fullmatch(r"([0-9]{1,4}):([0-9]{1,4})", text):
         keep, of = map(int, found.groups())
         if not 0 < keep < of:
             raise UsageError(
@@ -60,7 +60,7 @@ def parse(text: str, target: str = "cpu") -> Pattern:
                 next='write N:M with 0 < N < M, such as "2:4": at most 2 of 4 in a row are not zero',
             )
         return Pattern(text, columns=of, keep=keep)
-    if found := re.fullmatch(r"(\d{1,4})x(\d{1,4})", text):
+    if found := re.fullmatch(r"([0-9]{1,4})x([0-9]{1,4})", text):
         rows, columns = map(int, found.groups())
         if rows and columns:
             return Pattern(text, rows, columns)
