@@ -40,7 +40,7 @@ class Distill(Training):
     temperature: float = 4.0  # softens class scores; above 0
     label_weight: float | None = None  # 0..1, share of the loss on labels; not set: 0.1 where there are labels
     logits: float = 1.0  # weight of the outputs' distance
-    features: float = 0.0  # of the squared error of features, projected where channels differ (FitNets, ICLR 2015)
+    features: float = 1.0  # of the squared error of features, projected where channels differ (FitNets, ICLR 2015)
     attention: float = 0.0  # of the distance of attention maps (Zagoruyko and Komodakis, ICLR 2017)
     relational: float = 0.0  # of the distances and angles between samples (Park et al., CVPR 2019)
     hint_epochs: int = 0  # first epochs in which only features count, as FitNets' first stage
@@ -77,7 +77,7 @@ class Distill(Training):
         student = replace(model, net=self._student(model))
         given = teachers.look(tutors, model, data)
         pairs = self._pairs(student.net, tutors[0].net)
-        weights = self._weights(data, bool(pairs))
+        weights = self._weights(data, pairs)
         objective = Distillation(
             teachers=(_tapped(tutors[0].net, pairs), *(_tapped(t.net, ()) for t in tutors[1:])),
             heads=heads(student, [t.net for t in tutors], given, data),
@@ -118,7 +118,7 @@ class Distill(Training):
             return ()
         return match(student, teacher, self.layers)
 
-    def _weights(self, data: Dataset, has_pairs: bool) -> Weights:
+    def _weights(self, data: Dataset, pairs: Sequence[Pair]) -> Weights:
         """What each part counts with this data. Raises DataError, UsageError for a loss of nothing."""
         label, has_labels = self.label_weight, training_split(data).y is not None
         if label and not has_labels:
@@ -127,8 +127,8 @@ class Distill(Training):
             )
         if label is None:
             label = LABELS if has_labels else 0.0
-        found = Weights(label, (1 - label) * self.logits, self.features, self.attention, self.relational)
-        found = found if has_pairs else found.without_layers()
+        every = Weights(label, (1 - label) * self.logits, self.features, self.attention, self.relational)
+        found = every.fitting(pairs)
         if not found.parts():
             raise UsageError("all weights of the loss are 0, or no layers match", next="use logits = 1")
         if self.hint_epochs and not found.features:

@@ -67,7 +67,7 @@ def test_recovers_the_original_without_labels(case: tuple[Model, Dataset]) -> No
     record = after.records[-1]
     assert record["teachers"] == ["the original network"]
     assert record["weights"]["label"] == 0
-    assert set(record["parts"]) == {"logits"}
+    assert set(record["parts"]) == {"logits", "features"}
     assert len(record["parts"]["logits"]) == 6
     assert record["parts"]["logits"][-1] < 0.5 * record["parts"]["logits"][0]
     assert after.history[-1] == "distilled from the original network for 6 epochs"
@@ -202,8 +202,8 @@ def test_options_that_cannot_be(options: dict[str, Any], said: str) -> None:
         ({"teacher": ("no/such.keras",)}, UsageError, "there is no teacher at no/such.keras"),
         ({"student": "no/such.keras"}, UsageError, "there is no student at no/such.keras"),
         ({"layers": ("block*",)}, UsageError, r"no layer of the model matches 'block\*'"),
-        ({"logits": 0.0, "label_weight": 0.0}, UsageError, "all weights of the loss are 0"),
-        ({"hint_epochs": 1}, UsageError, "hint_epochs is about features"),
+        ({"logits": 0.0, "label_weight": 0.0, "features": 0.0}, UsageError, "all weights of the loss are 0"),
+        ({"hint_epochs": 1, "features": 0.0}, UsageError, "hint_epochs is about features"),
         ({"depth": 0.5}, UsageError, "no residual block"),
     ],
 )

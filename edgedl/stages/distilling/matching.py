@@ -13,13 +13,12 @@ from ...errors import UsageError
 from ...registry import did_you_mean
 from ..rebuilding import inside
 
-MOST = 4  # pairs that are chosen where none are named
+MOST = 4  # pairs that are chosen where none are named, the deepest
 FEW = 3  # points in all that networks with one or two sizes give
 ALIKE = 0.8  # share of a student's layers that its teacher has under the same names, from which it is its descendant
 UNARY = frozenset({
     "Activation", "ReLU", "Relu", "Relu6", "LeakyReLU", "LeakyRelu", "PReLU", "ELU", "Elu", "Gelu", "Silu", "Softplus", "Tanh",
-    "Sigmoid", "HardSigmoid", "HardSilu", "BatchNormalization", "LayerNormalization", "GroupNormalization", "Dropout",
-    "SpatialDropout1D", "SpatialDropout2D", "GaussianNoise", "Identity",
+    "Sigmoid", "HardSigmoid", "HardSilu", "BatchNormalization", "LayerNormalization", "GroupNormalization", "Identity",
 })  # fmt: skip
 PADDING = frozenset(
     {"ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D", "Cropping1D", "Cropping2D", "Cropping3D", "Pad"}
@@ -51,6 +50,11 @@ class Pair:
     def projected(self) -> bool:
         """Whether the student's channels must be mapped to the teacher's."""
         return self.student.channels != self.teacher.channels
+
+    @property
+    def placed(self) -> bool:
+        """Whether there are positions that can be attended to."""
+        return any(size != 1 for size in self.student.spatial)
 
 
 def everything(net: Any) -> dict[str, Point]:
@@ -93,7 +97,7 @@ def points(net: Any, most: int = MOST) -> list[Point]:
     for group in groups.values():
         own = [p for p in group.values() if p.name in sums] or list(group.values())
         found += _spread(sorted(own, key=lambda p: p.place), quota)
-    return _spread(sorted(found, key=lambda p: p.place), most)
+    return sorted(found, key=lambda p: p.place)[-most:]
 
 
 def _consumers(graph: Any) -> dict[str, list[Any]]:
@@ -118,11 +122,12 @@ def _extended(op: Any, after: dict[str, list[Any]], known: dict[str, Point]) -> 
 
 
 def _embedding(graph: Any, known: dict[str, Point]) -> Point | None:
-    """What the last layer with weights on the way to the first output is given."""
-    op = graph.outputs[0]._keras_history.operation
+    """What the last layer with weights on the way to the first output is given, before dropout."""
+    op, found = graph.outputs[0]._keras_history.operation, False
     while op._inbound_nodes and len(op._inbound_nodes[0].input_tensors) == 1:
         before = op._inbound_nodes[0].input_tensors[0]._keras_history.operation
-        if getattr(op, "weights", None):
+        found = found or bool(getattr(op, "weights", None))
+        if found and "Dropout" not in type(before).__name__:
             return known.get(before.name)
         op = before
     return None

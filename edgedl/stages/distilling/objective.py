@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from ...frameworks import keras
@@ -23,9 +23,11 @@ class Weights:
     attention: float
     relational: float
 
-    def without_layers(self) -> Weights:
-        """The same where no layers are matched."""
-        return Weights(self.label, self.logits, 0.0, 0.0, 0.0)
+    def fitting(self, pairs: Sequence[Pair]) -> Weights:
+        """The same without the parts for which no layers are matched."""
+        if not pairs:
+            return Weights(self.label, self.logits, 0.0, 0.0, 0.0)
+        return self if any(pair.placed for pair in pairs) else replace(self, attention=0.0)
 
     def parts(self) -> dict[str, float]:
         """The weight of each part that counts, by name."""
@@ -96,8 +98,9 @@ class Distillation:
         if self.weights.features:
             found["features"] = _mean(losses.features(self.extras.project(i, s), t) for i, (s, t) in enumerate(pairs))
         if self.weights.attention:
-            spatial = [losses.attention(s, t) for s, t in pairs if len(s.shape) > 2]
-            found["attention"] = _mean(spatial or [keras().ops.zeros(())])
+            found["attention"] = _mean(
+                losses.attention(s, t) for (s, t), pair in zip(pairs, self.pairs, strict=True) if pair.placed
+            )
         if self.weights.relational:
             found["relational"] = losses.relational(*(losses.pooled(t) for t in pairs[-1]))
         return found
