@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from edgedl.frameworks import keras
-from edgedl.macs import layers_of
 from edgedl.stages.channels.graph import channel_graph, describe
 
 pytest.importorskip("keras", reason="needs keras: pip install 'edgedl[compress]'")
@@ -205,7 +204,7 @@ CASES["multi_head_without_bias"] = lambda: _heads(use_bias=False, output_shape=9
 def self_attention_with_scores() -> Built:
     L, i = keras().layers, image(6, 4)
     x = dense(i, "a", 8)
-    y, scores = L.MultiHeadAttention(2, 4, name="p")(x, x, return_attention_scores=True, use_causal_mask=True)
+    y, _ = L.MultiHeadAttention(2, 4, name="p")(x, x, return_attention_scores=True, use_causal_mask=True)
     return ended(i, L.Add()([x, y]), "a p")
 
 
@@ -218,17 +217,8 @@ def grouped_queries() -> Built:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_channels_without_a_reader_leave_no_trace(name: str, exact: Callable[..., Any]) -> None:
-    net, wanted = CASES[name]()
-    graph = channel_graph(net)
-    assert not graph.left_alone
-    assert set(wanted.split()) <= {s.path for g in graph.prunable for s in g.sites}, describe(graph)
-    small = exact(net, products=("p", "constant"))
-    for kept, which in ((graph, net), (channel_graph(small), small)):
-        rows, total = layers_of(which), {"macs": 0.0, "params": 0.0, "memory": 0.0}
-        for term in kept.terms:
-            total[term.kind] += term.coefficient * np.prod([len(a) for a in term.axes])
-        assert (total["macs"], total["params"]) == (sum(r.macs for r in rows), sum(r.parameters for r in rows))
+def test_channels_without_a_reader_leave_no_trace(name: str, followed: Callable[..., None]) -> None:
+    followed(*CASES[name](), products=("p", "constant"))
 
 
 # --- what stays, and why
