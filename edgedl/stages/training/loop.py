@@ -31,6 +31,7 @@ __all__ = ["Objective", "Prepare", "train", "training_split"]
 
 Prepare = Callable[[Any, int], Sequence[Any]]  # (the copy to train, steps in all) -> Keras callbacks
 WATCHED = 1000  # validation samples that are looked at after each epoch, at most
+UNMIXED = "mixed_precision was not used: training computes in float32"
 TELL_S = 0.25  # least time between two messages of progress
 
 
@@ -118,6 +119,7 @@ class _Job:
         kept = impose(rules)
         if not student.trainable_variables:
             raise UsageError("no layer of this network is trainable", next="set trainable = True on its layers")
+        notes = [UNMIXED] if options.mixed_precision else []
         stepper = Stepper(student, objective, options)
         stepper.build(*made.make(0, 0, chosen))
         watched, index, name = _watched(data, split, held, objective)
@@ -126,7 +128,7 @@ class _Job:
         )
         record = {
             "samples": len(chosen), "held_out": len(held), "watched": name, "batch_size": made.size,
-            "optimizer": options.optimizer, "schedule": options.schedule, "peak": options.peak, "notes": [],
+            "optimizer": options.optimizer, "schedule": options.schedule, "peak": options.peak, "notes": notes,
             "kept": [asdict(k) for k in kept],
         }  # fmt: skip
         return cls(stepper, made, watched, index, options, callbacks, bool(fixed), record, checkpoint=kept_at)

@@ -59,7 +59,7 @@ class Training:
     ema: float = 0.0  # decay of an exponential moving average of the weights, which is what is kept; 0: none
     patience: int = 0  # epochs without a better result on a held-out tenth of the training data until it stops; 0: all
     reestimate: int = 1000  # samples on which BatchNormalization statistics are measured anew at the end; 0: as trained
-    mixed_precision: bool = False  # bfloat16 arithmetic where a GPU has it, float32 weights
+    mixed_precision: bool = False  # asked for and noted in the record; training computes in float32 everywhere as yet
     keep_zeros: bool = True  # weights that an earlier stage made zero, or put in clusters, stay so
     augment: Augment = field(default_factory=Augment)
     seed: int = 0  # of the order of samples, augmentation and dropout

@@ -171,7 +171,8 @@ def _are_classes(kind: Kind, y: Array, decisions: str, metric: str) -> bool:
 def _scores(model: Model, data: Dataset, at: int) -> Kind:
     """Whether class scores without a softmax in sight are probabilities all the same: some outputs tell."""
     feed = data.feed(training_split(data), 0, model.net.inputs[0].shape[0] or 16)
-    found = model.net([feed[s.name] for s in model.inputs], training=False)
+    x = [feed[s.name] for s in model.inputs]
+    found = model.net(x if len(x) > 1 else x[0], training=False)
     p = np.asarray(keras().tree.flatten(found)[at], np.float64)
     return "probabilities" if p.min() >= 0 and np.allclose(p.sum(-1), 1, atol=1e-3) else "logits"
 

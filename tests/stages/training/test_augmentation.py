@@ -62,7 +62,7 @@ def test_crop_of_a_ramp_is_a_part_of_the_ramp() -> None:
 
 @pytest.mark.parametrize("options", [Augment(flip=True, flip_vertical=True, shift=2), Augment(crop=0.4, flip=True)])
 def test_masks_move_with_their_images(options: Augment) -> None:
-    masks = (IMAGES[..., 0] > 128).astype(np.int64)
+    masks = np.kron((IMAGES[..., 0] > 128).astype(np.int64), np.ones((1, 8, 8), np.int64))
     images = np.where(masks, 200, 50).astype(np.uint8)[..., None]
     found = change(options, images, masks)
     assert found.y is not None
