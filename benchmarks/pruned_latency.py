@@ -159,21 +159,17 @@ def by_macs(model: Any, data: Any, latency: Any, goal: float, step: int) -> Any:
 
 
 def widths(net: Any, latency: Any) -> Any:
-    """The channels that each group has in a pruned network."""
+    """The channels that each group has in a pruned network, from the lengths of its weights' axes."""
     from edgedl.stages.rebuilding import weighted
 
-    layers = weighted(net)
-    found = []
-    for group in latency.graph.prunable:
-        site = next(s for s in group.sites if only(latency.graph, s, group))
-        found.append(layers[site.path].weights[site.index].shape[site.axis])
-    return np.array(found, np.int64)
-
-
-def only(graph: Any, site: Any, group: Any) -> bool:
-    """Whether nothing but a group's channels lie along an axis of a weight, once each."""
-    roots = graph.units.roots(site.ids)
-    return len(roots) == len(group) and set(roots.tolist()) == set(group.channels.tolist())
+    graph, layers = latency.graph, weighted(net)
+    group_of = {int(unit): i for i, group in enumerate(graph.prunable) for unit in group.channels}
+    rows, lengths = [], []
+    for site in (s for group in graph.prunable for s in group.sites):
+        members = [group_of.get(int(unit), -1) for unit in graph.units.roots(site.ids)]
+        rows.append([members.count(i) / size for i, size in enumerate(latency.full)])
+        lengths.append(layers[site.path].weights[site.index].shape[site.axis] - members.count(-1))
+    return np.rint(np.linalg.lstsq(np.array(rows), np.array(lengths), rcond=None)[0]).astype(np.int64)
 
 
 def train(model: Any, data: Any, epochs: int, seed: int) -> Any:

@@ -140,23 +140,7 @@ class Latency:
 
     def converted(self, net: Any) -> bytes:
         """The .tflite of a network, its activations' ranges from random numbers. Raises ConversionError."""
-        rng = np.random.default_rng(0)
-        x = {t.name: _random(rng, (CALIBRATION, *(d or 1 for d in t.shape[1:])), t.dtype) for t in net.inputs}
-        plan = QuantizationPlan(scheme=self.scheme, samples=CALIBRATION)
-        outputs = tuple(TensorSpec(f"output{i}", tuple(t.shape), t.dtype) for i, t in enumerate(net.outputs))
-        model = Model(net, tuple(TensorSpec(t.name, tuple(t.shape), t.dtype) for t in net.inputs), outputs, plan)
-        with tempfile.TemporaryDirectory(prefix="edgedl-latency-") as folder:
-            path = Path(folder) / "net.tflite"
-            try:
-                find("converter", "tflite")()(model, Dataset(Split(x), Split(x)), path)
-            except ConversionError as error:
-                other = ", or time it as float32" if self.scheme == "int8" else ""
-                raise ConversionError(
-                    f"the latency on {self.target} cannot be told, since there is no {self.scheme} .tflite of the network: "
-                    f"{error.message}",
-                    next=f"give the budget in MACs{other}",
-                ) from error
-            return path.read_bytes()
+        return converted(net, self.scheme)
 
     def _rounded(self, counts: Counts) -> Counts:
         """The widths that the target's kernels work with."""
@@ -237,7 +221,7 @@ class Latency:
             here = worker.call(
                 "edgedl.stages.channels.timing:identity_in_child", target=self.target, options=self.options
             )
-            known = _Known(self.cache, here)
+            known = Known(self.cache, here)
             missing = [key for key in todo if key not in known.times]
             self.timed, self.reused = len(missing), len(todo) - len(missing)
             for start in range(0, len(missing), 200):
@@ -274,6 +258,26 @@ class Latency:
         return found
 
 
+def converted(net: Any, scheme: Scheme) -> bytes:
+    """The .tflite of a network, its activations' ranges from random numbers. Raises ConversionError."""
+    rng = np.random.default_rng(0)
+    x = {t.name: _random(rng, (CALIBRATION, *(d or 1 for d in t.shape[1:])), t.dtype) for t in net.inputs}
+    outputs = tuple(TensorSpec(f"output{i}", tuple(t.shape), t.dtype) for i, t in enumerate(net.outputs))
+    inputs = tuple(TensorSpec(t.name, tuple(t.shape), t.dtype) for t in net.inputs)
+    model = Model(net, inputs, outputs, QuantizationPlan(scheme=scheme, samples=CALIBRATION))
+    with tempfile.TemporaryDirectory(prefix="edgedl-latency-") as folder:
+        path = Path(folder) / "net.tflite"
+        try:
+            find("converter", "tflite")()(model, Dataset(Split(x), Split(x)), path)
+        except ConversionError as error:
+            other = ", or time it as float32" if scheme == "int8" else ""
+            raise ConversionError(
+                f"the latency cannot be told, since there is no {scheme} .tflite of the network: {error.message}",
+                next=f"give the budget in MACs{other}",
+            ) from error
+        return path.read_bytes()
+
+
 @dataclass(frozen=True, slots=True)
 class Whole:
     """A network measured on the target: `ms`, and its `ratio` to the dense one with the interval of 95 %."""
@@ -296,7 +300,7 @@ def widths(size: int, step: int, most: int) -> list[int]:
     return sorted({min(every, key=lambda n: abs(n - w)) for w in wanted.tolist()} | {size})
 
 
-class _Known:
+class Known:
     """Times by key, kept in a file of the cache for this machine, target and interpreter."""
 
     def __init__(self, folder: Path | None, here: Mapping[str, Any]) -> None:
