@@ -59,6 +59,11 @@ class Distill(Training):
         for name in ("logits", "features", "attention", "relational", "hint_epochs"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} is {getattr(self, name):g}, but must be at least 0", next="leave it out")
+        if self.hint_epochs and self.hint_epochs >= self.epochs:
+            raise UsageError(
+                f"hint_epochs is {self.hint_epochs}, and epochs is {self.epochs}: nothing but features would ever count",
+                next="set hint_epochs below epochs",
+            )
         for name in ("width", "depth"):
             if not 0 < getattr(self, name) <= 1:
                 raise UsageError(
@@ -110,7 +115,7 @@ class Distill(Training):
             net = students.shallower(net, self.depth)
         if self.width < 1:
             net = students.thinner(net, self.width)
-        return net if self.inherit else students.fresh(net)
+        return net if self.inherit else students.fresh(net, self.seed)
 
     def _pairs(self, student: Any, teacher: Any) -> tuple[Pair, ...]:
         """The layers that are compared; none where no part of the loss is about layers."""

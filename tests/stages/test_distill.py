@@ -162,7 +162,7 @@ def test_a_teacher_of_another_format(case: tuple[Model, Dataset], tmp_path: Path
 
 def test_the_same_seed_gives_the_same_network(case: tuple[Model, Dataset]) -> None:
     model, data = case
-    options = Distill(epochs=1, features=1, width=0.5, seed=7)
+    options = Distill(epochs=1, width=0.5, inherit=False, seed=7)
     first, second = (options(model, data).net.get_weights() for _ in range(2))
     for a, b in zip(first, second, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)  # sums of threads
@@ -184,6 +184,7 @@ def test_generated_inputs_are_told(case: tuple[Model, Dataset]) -> None:
         ({"temperature": -1.0}, "temperature is -1, but must be above 0"),
         ({"label_weight": 1.5}, "label_weight is 1.5, but must be in 0..1"),
         ({"features": -1.0}, "features is -1, but must be at least 0"),
+        ({"hint_epochs": 3, "epochs": 3}, "nothing but features would ever count"),
         ({"width": 0.0}, "width is 0, but must be above 0 and at most 1"),
         ({"depth": 1.5}, "depth is 1.5, but must be above 0 and at most 1"),
         ({"epochs": -1}, "epochs is -1"),
@@ -211,7 +212,7 @@ def test_what_cannot_be_found(
     case: tuple[Model, Dataset], options: dict[str, Any], kind: type[EdgedlError], said: str
 ) -> None:
     with pytest.raises(kind, match=said):
-        Distill(epochs=1, **options)(*case)
+        Distill(**{"epochs": 2, **options})(*case)
 
 
 def test_labels_that_are_asked_for_and_not_there(case: tuple[Model, Dataset]) -> None:

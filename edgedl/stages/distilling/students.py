@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,11 @@ def _reaches(tensor: Any, start: Any) -> bool:
     return tensor is not start
 
 
-def fresh(net: Any) -> Any:
-    """The same network with new random weights."""
-    return rebuild(net)
+def fresh(net: Any, seed: int) -> Any:
+    """The same network with new random weights; initializers draw theirs from Python's random numbers, seeded meanwhile."""
+    before = random.getstate()
+    random.seed(seed)
+    try:
+        return rebuild(net)
+    finally:
+        random.setstate(before)

@@ -129,9 +129,12 @@ def test_width_is_of_every_group(width: float) -> None:
 
 def test_fresh_weights_are_others() -> None:
     net = resnet()
-    for path, layer in weighted(students.fresh(net)).items():
-        assert layer.kernel.shape == weighted(net)[path].kernel.shape
-        assert not np.array_equal(layer.kernel, weighted(net)[path].kernel)
+    first, again, other = (weighted(students.fresh(net, seed)) for seed in (1, 1, 2))
+    for path, layer in weighted(net).items():
+        assert first[path].kernel.shape == layer.kernel.shape
+        np.testing.assert_array_equal(first[path].kernel, again[path].kernel)
+        assert not np.array_equal(first[path].kernel, layer.kernel)
+        assert not np.array_equal(first[path].kernel, other[path].kernel)
 
 
 # --- given
