@@ -135,27 +135,38 @@ def by_latency(model: Any, data: Any, latency: Any, speedup: float) -> Any:
 
 
 def by_macs(model: Any, data: Any, latency: Any, goal: float, step: int) -> Any:
-    """The model pruned by the stage to the largest budget in multiply-accumulates that takes no longer than `goal` ms."""
+    """The model pruned by the stage to the largest budget in multiply-accumulates that takes no longer than `goal` ms.
+
+    The budget is found by bisection over what the stage would choose, each choice measured as a whole.
+    """
+    from edgedl.stages.channels.choose import Bounds, choose
+    from edgedl.stages.channels.cost import Polynomial
+    from edgedl.stages.channels.surgeon import surgeon
     from edgedl.stages.prune_channels import PruneChannels
 
-    low, high, best = 0.0, 0.9, None
+    stage, graph = PruneChannels(budget="macs", round_to=step), latency.graph
+    cost, total = Polynomial(graph, "macs"), macs(model.net)
+    bounds = Bounds(step, stage.min_channels, stage.min_share)
+    scores = surgeon(graph, [data.feed(data.train, 0, stage.samples)["x"]], seed=stage.seed)
+    low, high, best = 0.0, 1 - bounds.min_share, None
     for _ in range(BISECTIONS):
         ratio = (low + high) / 2
-        found = PruneChannels(budget="macs", ratio=ratio, round_to=step)(model, data)
-        ms = latency.networks([widths(found.net, latency)])[0].ms
+        mask = choose(graph, scores, cost, (1 - ratio) * total, ranking=stage.ranking, bounds=bounds)
+        counts = np.array([int(mask[g.channels].sum()) for g in graph.prunable])
+        ms = latency.networks([counts])[0].ms
         print(
-            f"  MACs, multiples of {step}: {macs(found.net) / 1e6:.1f} MMAC take {ms:.4f} ms, {goal:.4f} wanted",
+            f"  multiples of {step}: {cost.parts(counts).sum() / 1e6:.1f} MMAC take {ms:.4f} ms, {goal:.4f} wanted",
             flush=True,
         )
         if ms <= goal * LIKE:
-            best, high = found, ratio
+            best, high = ratio, ratio
         else:
             low = ratio
-        if best is not None and goal / LIKE <= ms <= goal * LIKE:
+        if goal / LIKE <= ms <= goal * LIKE:
             break
     if best is None:
         sys.exit(f"no budget in multiply-accumulates gives {goal:.4f} ms")
-    return best
+    return replace(stage, ratio=best)(model, data)
 
 
 def widths(net: Any, latency: Any) -> Any:
