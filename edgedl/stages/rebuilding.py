@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from ..errors import UsageError
 from ..frameworks import deep, keras
 
 Make = Callable[[Any, str], Callable[..., Any]]  # an operation and its path -> what is called in its place
@@ -27,8 +28,15 @@ def leaves(net: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def copied(op: Any, path: str = "") -> Any:
-    """A new operation with the same configuration and no weights yet."""
-    return type(op).from_config(op.get_config())
+    """A new operation with the same configuration and no weights yet. Raises UsageError where its class cannot do that."""
+    try:
+        return type(op).from_config(op.get_config())
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise UsageError(
+            f"{path or op.name} ({type(op).__name__}) cannot be made anew from its configuration: "
+            f"{str(error).strip().splitlines()[0]}",
+            next="give its class a get_config() and a from_config() that belong together",
+        ) from error
 
 
 Shapes = Callable[[str], Sequence[Any] | None]  # path of a model inside -> shapes of its inputs; None: as they are

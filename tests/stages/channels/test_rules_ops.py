@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgedl.errors import UsageError
 from edgedl.frameworks import keras
 from edgedl.stages.channels.graph import channel_graph, describe
+from edgedl.stages.channels.shrink import shrink
 
 pytest.importorskip("keras", reason="needs keras: pip install 'edgedl[compress]'")
 
@@ -253,6 +255,32 @@ REASONS: dict[str, tuple[Callable[[Any], Any], str]] = {
 def test_what_cannot_go_says_why(name: str) -> None:
     build, words = REASONS[name]
     assert words in _frozen(build)
+
+
+def test_scores_that_come_out_keep_the_heads() -> None:
+    L, i = keras().layers, image(6, 4)
+    y, scores = L.MultiHeadAttention(2, 4, name="heads")(i, i, return_attention_scores=True)
+    found = {
+        len(g): g.frozen for g in channel_graph(keras().Model(i, [L.Dense(3)(y), scores])).groups if g.name == "heads"
+    }
+    assert found[2] == "it is an output of the network"
+
+
+def test_a_layer_without_a_configuration_is_a_clear_error() -> None:
+    L, i = keras().layers, image(6)
+
+    class Odd(L.Layer):  # type: ignore[misc, name-defined]
+        def __init__(self, function: Any) -> None:
+            super().__init__()
+            self.function = function
+
+        def call(self, x: Any) -> Any:
+            return self.function(x)
+
+    net = keras().Model(i, dense(Odd(keras().ops.tanh)(dense(i, "a")), "b"))
+    graph = channel_graph(net)
+    with pytest.raises(UsageError, match=r"odd \(Odd\) cannot be made anew from its configuration"):
+        shrink(graph, graph.everything())
 
 
 def test_an_operation_that_is_not_known_is_named_and_its_neighbours_stay() -> None:

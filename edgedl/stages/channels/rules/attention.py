@@ -44,10 +44,11 @@ def _last_only(call: Call, tensors: Sequence[Traced]) -> None:
             call.freeze_all([tensor])
 
 
-def _labels(call: Call, out: Axis) -> Sequence[Label]:
-    return [
-        tuple(out if i == len(s) - 1 and n == 0 else None for i in range(len(s))) for n, s in enumerate(call.shapes)
-    ]
+def _labels(call: Call, out: Axis, heads: Axis = None) -> Sequence[Label]:
+    """Labels of the output `[..., width]` and of the scores `[n, heads, queries, keys]`, if they are asked for."""
+    rank = len(call.shapes[0])
+    scores = [tuple(heads if i == 1 else None for i in range(len(shape))) for shape in call.shapes[1:]]
+    return [(*(None,) * (rank - 1), out), *scores]
 
 
 # --- multi-head attention (Vaswani et al., 2017)
@@ -98,7 +99,7 @@ def multi_head(call: Call) -> Sequence[Label]:
     pairs = _rows(query.shape) * (_rows(key.shape) // (key.shape[0] or 1))
     call.work(pairs, (sizes[0], (heads, dims)))
     call.work(pairs, (sizes[1], (heads, values)))
-    return _labels(call, out)
+    return _labels(call, out, heads)
 
 
 def _grouped(shrunk: Shrunk) -> Any:
@@ -134,7 +135,7 @@ def grouped_query(call: Call) -> Sequence[Label]:
     call.work(_rows(query.shape), (query.shape[-1:], (out,)), (many, (queries, dims)))
     pairs = _rows(query.shape) * (_rows(key.shape) // (key.shape[0] or 1))
     call.work(2 * pairs, (many, (queries, dims)))
-    return _labels(call, out)
+    return _labels(call, out, queries)
 
 
 # --- attention without projections

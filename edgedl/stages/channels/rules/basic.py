@@ -20,7 +20,7 @@ UNARY = (
     "SoftShrink", "HardShrink", "Threshold", "Negative", "Absolute", "Fabs", "Exp", "Exp2", "Expm1", "Log", "Log10",
     "Log1p", "Log2", "Sqrt", "Rsqrt", "Cbrt", "Square", "Reciprocal", "Erf", "Erfc", "Erfinv", "Sin", "Cos", "Tan",
     "Sinh", "Cosh", "Arcsin", "Arccos", "Arctan", "Arcsinh", "Arccosh", "Arctanh", "Floor", "Ceil", "Round", "Trunc",
-    "Sign", "Cast", "SaturateCast", "Clip", "StopGradient", "Copy", "NanToNum", "Isnan", "Isinf", "Isfinite",
+    "Sign", "Cast", "SaturateCast", "Clip", "StopGradient", "Copy", "ConvertToTensor", "NanToNum", "Isnan", "Isinf", "Isfinite",
     "LogicalNot", "BitwiseNot", "BitwiseInvert", "ZerosLike", "OnesLike",
 )  # fmt: skip
 BINARY = (
@@ -34,6 +34,9 @@ BINARY = (
 @rule(*UNARY)
 def unary(call: Call) -> Sequence[Label]:
     """Each entry for itself."""
+    for bound in (getattr(call.op, "x_min", 0), getattr(call.op, "x_max", 0)):
+        if np.ndim(bound) > 0:
+            return call.leave_alone("its bounds are arrays")
     return [call.x.label]
 
 
