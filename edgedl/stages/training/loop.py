@@ -56,7 +56,8 @@ def train(
             ).run()
         else:
             record = {"epochs": [], "epochs_done": 0, "notes": []}
-    measured = reestimate(student, data, options.reestimate, seed=options.seed) if options.reestimate else 0
+    again = options.reestimate if not options.epochs else 0  # after augmented epochs clean samples make it worse
+    measured = reestimate(student, data, again, seed=options.seed)
     return student, {**record, "reestimated": measured}
 
 

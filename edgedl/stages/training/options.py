@@ -58,7 +58,9 @@ class Training:
     clip_norm: float = 0.0  # largest norm of all gradients together; 0: no limit
     ema: float = 0.0  # decay of an exponential moving average of the weights, which is what is kept; 0: none
     patience: int = 0  # epochs without a better result on a held-out tenth of the training data until it stops; 0: all
-    reestimate: int = 0  # samples on which BatchNormalization statistics are measured anew at the end; 0: as trained
+    reestimate: int = (
+        1000  # samples on which BatchNormalization is measured anew where no epoch follows a change; 0: never
+    )
     mixed_precision: bool = False  # asked for and noted in the record; training computes in float32 everywhere as yet
     keep_zeros: bool = True  # weights that an earlier stage made zero, or put in clusters, stay so
     augment: Augment = field(default_factory=Augment)
