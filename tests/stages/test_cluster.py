@@ -65,42 +65,50 @@ def test_as_many_values_as_weights_change_only_what_folding_rounds(small: Model,
     np.testing.assert_allclose(clustered.net.predict(x, verbose=0), small.net.predict(x, verbose=0), atol=1e-5)
 
 
-def test_the_file_has_the_table_because_normalization_was_folded(small: Model, data_for: Data, tmp_path: Path) -> None:
-    """A float .tflite folds normalization into kernels, channel by channel: without `fold` no table survives that."""
-    pytest.importorskip("ai_edge_litert", reason="needs ai-edge-litert")
+POINTWISE = (32, 1, 1, 16)  # the kernel of "point" as a .tflite has it: output, height, width, input
+
+
+def in_file(model: Model, data: Dataset, path: Path) -> Any:
+    """The kernel of "point" in the .tflite of a model, as LiteRT reads it."""
     from ai_edge_litert.interpreter import Interpreter
 
     from edgedl.registry import find
 
-    data, most = data_for(small), {}
-    for fold in (True, False):
-        clustered = Cluster(epochs=0, clusters=8, fold=fold)(small, data)
-        file = find("converter", "tflite")()(clustered, data, tmp_path / f"{fold}.tflite").path
-        net = Interpreter(str(file))
-        net.allocate_tensors()
-        tensors = [net.get_tensor(d["index"]) for d in net.get_tensor_details() if _is_constant(net, d)]
-        most[fold] = max(len(np.unique(t)) for t in tensors if t.dtype == np.float32 and t.ndim > 1 and t.size > 64)
-    assert most[True] <= 8
-    assert most[False] > 64
+    net = Interpreter(str(find("converter", "tflite")()(model, data, path).path))
+    net.allocate_tensors()
+    (found,) = [d["index"] for d in net.get_tensor_details() if tuple(d["shape"]) == POINTWISE]
+    return net.get_tensor(found)
 
 
-def _is_constant(net: Any, detail: dict[str, Any]) -> bool:
-    try:
-        net.get_tensor(detail["index"])
-    except ValueError:
-        return False
-    return True
-
-
-def test_int8_keeps_zeros_and_by_tensor_the_table(small: Model, data_for: Data) -> None:
-    """Symmetric scales map zero to zero; a scale for each output channel makes more integers than the table has."""
+def test_the_file_has_the_table_because_normalization_was_folded(small: Model, data_for: Data, tmp_path: Path) -> None:
+    """A float .tflite folds normalization into kernels, channel by channel: without `fold` no table survives that."""
+    pytest.importorskip("ai_edge_litert", reason="needs ai-edge-litert")
     data = data_for(small)
-    clustered = Cluster(epochs=0, clusters=8)(PruneWeights(epochs=0, sparsity=0.8)(small, data), data)
-    kernel = values(clustered)["point/kernel"].reshape(16, 32)
-    by_channel = np.round(kernel / (np.abs(kernel).max(axis=0, keepdims=True) / 127))
-    by_tensor = np.round(kernel / (np.abs(kernel).max() / 127))
-    assert ((by_channel == 0) >= (kernel == 0)).all()
-    assert len(np.unique(by_tensor)) <= 8 < len(np.unique(by_channel))
+    counts = {
+        fold: len(
+            np.unique(in_file(Cluster(epochs=0, clusters=8, fold=fold)(small, data), data, tmp_path / f"{fold}.tflite"))
+        )
+        for fold in (True, False)
+    }
+    assert counts[True] <= 8
+    assert counts[False] > 64
+
+
+def test_int8_keeps_zeros_but_the_table_only_in_each_channel(small: Model, data_for: Data, tmp_path: Path) -> None:
+    """Symmetric scales map zero to zero; a scale for each output channel makes more integers than the table has."""
+    pytest.importorskip("ai_edge_litert", reason="needs ai-edge-litert")
+    from edgedl.stages.quantize import Quantize
+
+    data = data_for(small)
+    clustered = Cluster(epochs=0, clusters=8)(PruneWeights(epochs=0, sparsity=0.5)(small, data), data)
+    kernel = values(clustered)["point/kernel"].transpose(3, 0, 1, 2)
+    found = in_file(Quantize("int8")(clustered, data), data, tmp_path / "int8.tflite")
+    assert found.dtype == np.int8
+    assert (found[kernel == 0] == 0).all()
+    assert all(len(np.unique(channel)) <= 8 for channel in found)
+    assert len(np.unique(found)) > 8
+    one_scale = np.round(kernel / (np.abs(kernel).max() / 127))
+    assert len(np.unique(one_scale)) <= 8
 
 
 def test_tfmot_gives_the_same_table_from_the_same_beginning(small: Model, data_for: Data) -> None:
