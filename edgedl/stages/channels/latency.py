@@ -160,7 +160,7 @@ class Latency:
         segments = self.template.segments()
         most = next((p for p in POINTS if len(self._points(segments, p)[1]) * POINT_S <= seconds), POINTS[-1])
         plans, todo = self._points(segments, most)
-        times = self._timed(todo)
+        times = self._timed(todo, seconds)
         names = _layers(self.graph)
         return [
             replace(part, layer=_layer(part.layer, names), values=np.vectorize(times.__getitem__, otypes=[float])(keys))
@@ -177,7 +177,8 @@ class Latency:
         for segment in segments:
             coordinates = self._coordinates(self.template.rows(segment))
             stepped = self.template.has_kernel(segment)
-            axes = [self._grid(rows, most, self.round_to if stepped else 1) for rows in coordinates]
+            finest = (most, self.round_to) if stepped else (min(most, LINEAR), 1)
+            axes = [self._grid(rows, *finest) for rows in coordinates]
             keys = np.empty([len(axis) for axis in axes], object)
             for place in itertools.product(*(range(len(axis)) for axis in axes)):
                 lengths = dense.copy()
@@ -208,14 +209,16 @@ class Latency:
         groups = np.flatnonzero(self.template.times[list(rows)].any(axis=0))
         size = int(self.full[groups].max())
         found = {}
-        for count in widths(size, self.round_to, most) if step > 1 else widths(size, 1, LINEAR):
+        for count in widths(size, step, most):
             counts = self.full.copy()
             counts[groups] = np.maximum(1, -(-self.full[groups] * count // size))
             lengths = self.template.lengths(self._rounded(counts) if step > 1 else counts)
             found[float(lengths[list(rows)].sum())] = lengths
         return sorted(found.items(), key=lambda item: item[0])
 
-    def _timed(self, todo: Mapping[str, tuple[tuple[int, ...], NDArray[np.float64]]]) -> dict[str, float]:
+    def _timed(
+        self, todo: Mapping[str, tuple[tuple[int, ...], NDArray[np.float64]]], seconds: float
+    ) -> dict[str, float]:
         """ms of one copy of each segment; what the cache has is not timed again."""
         with Worker(LIMIT_S, on_progress=progress) as worker:
             here = worker.call(
@@ -228,7 +231,7 @@ class Latency:
                 batch = missing[start : start + 200]
                 copies = [COPIES if self.template.bytes_of(*todo[key]) <= SMALL else 1 for key in batch]
                 files = [self.template.single(*todo[key], n) for key, n in zip(batch, copies, strict=True)]
-                blocks = self._run(worker, files, ROUNDS, BLOCK_MS, LIMIT_S / 2)
+                blocks = self._run(worker, files, ROUNDS, BLOCK_MS, seconds * len(batch) / len(missing))
                 known.add({k: ms / n for k, ms, n in zip(batch, lowest(blocks), copies, strict=True)})
                 progress(start + len(batch), len(missing), f"timing operators on {self.target}")
             return {key: known.times[key] for key in todo}
@@ -236,12 +239,12 @@ class Latency:
     def _measured(self, files: Sequence[bytes], dense: bytes) -> list[Whole]:
         with Worker(LIMIT_S) as worker:
             blocks = self._run(worker, [dense, *files], WHOLE_ROUNDS, WHOLE_BLOCK_MS, 10.0 * (len(files) + 1))
+        dense_ms, *each = lowest(blocks)
         base, *others = ([np.array([b]) for b in found] for found in blocks)
-        scale = getattr(self, "dense_ms", min(blocks[0]) / 1e6)
         found = []
-        for other in others:
-            verdict = compare_blocks(other, base, paired=True)
-            found.append(Whole(scale * verdict.ratio, verdict.ratio, verdict.interval))
+        for ms, other in zip(each, others, strict=True):
+            ratio, (low, high) = ms / dense_ms, compare_blocks(other, base, paired=True).interval
+            found.append(Whole(getattr(self, "dense_ms", dense_ms) * ratio, ratio, (min(low, ratio), max(high, ratio))))
         return found
 
     def _run(
@@ -280,7 +283,10 @@ def converted(net: Any, scheme: Scheme) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """A network measured on the target: `ms`, and its `ratio` to the dense one with the interval of 95 %."""
+    """A network measured on the target: `ms`, and its `ratio` to the dense one, of the least medians of their blocks.
+
+    `interval`: of 95 %, from all pairs of blocks; wide where other work disturbed the measurement.
+    """
 
     ms: float
     ratio: float
