@@ -44,8 +44,8 @@ class PruneChannels(Training):
 
     ratio: float = 0.5  # share of the cost to remove, above 0 and below 1; 0.5 is 2 x fewer
     budget: Budget = "macs"  # what is counted; latency: milliseconds measured on `target`
-    criterion: Criterion | Literal["surgeon"] = "surgeon"  # how much a channel matters
-    ranking: Ranking = "per-layer"  # global, per-cost (score lost per cost saved) or the same share of every layer
+    criterion: Criterion | Literal["surgeon"] = "fisher"  # how much a channel matters
+    ranking: Ranking = "per-cost"  # the least score lost per cost saved first; or global, or the same share of every layer
     normalize: Normalize | Literal["auto"] = "auto"  # of scores within a group, before they are compared between groups
     round_to: int = 0  # channels that stay are a multiple of it; 0: the target's for latency, else 1
     min_channels: int = 1  # of a layer, at least
@@ -53,7 +53,7 @@ class PruneChannels(Training):
     exclude: tuple[str, ...] = ()  # names or patterns of layers whose channels all stay
     rounds: int = 1  # cuts, each after a share of the `epochs`
     epochs: int = 0  # of training between and after the cuts, all together; 0: none
-    fit: bool = True  # fit the kernels that lost inputs, by least squares
+    fit: bool = True  # fit the kernels that lost inputs, by least squares; else BatchNormalization is measured anew
     samples: int = 512  # inputs that criteria look at
     target: str = "cpu"  # where latency is measured
     scheme: Literal["int8", "float32"] = "int8"  # of the file whose latency is measured
@@ -109,7 +109,8 @@ class PruneChannels(Training):
         if self.fit:
             progress(3, 4, "fitting kernels")
             fitted = reconstruct(graph, keep, net, [x[:FIT] for x in inputs])
-        reestimate(net, data, self.reestimate)
+        else:
+            reestimate(net, data, self.reestimate)
         told |= {"share": share, "left_alone": dict(graph.left_alone), "frozen": _frozen(graph)}
         told["fitted"] = {path: [round(v, 4) for v in errors] for path, errors in fitted.items()}
         return model.changed("cut", net), told
@@ -150,12 +151,15 @@ class PruneChannels(Training):
                     next="use names as `edgedl inspect` shows them",
                 )
         return [
-            Bounds(1, len(group)) if self._excluded(group) else Bounds(step, self.min_channels, self.min_share)
+            Bounds(1, len(group)) if self._excluded(graph, group) else Bounds(step, self.min_channels, self.min_share)
             for group in graph.prunable
         ]
 
-    def _excluded(self, group: Group) -> bool:
-        return any(fnmatchcase(site.path, pattern) for site in group.sites for pattern in self.exclude)
+    def _excluded(self, graph: ChannelGraph, group: Group) -> bool:
+        """Whether the channels come out of a layer that matches."""
+        calls = [graph.calls[s.path] for s in group.sites if any(fnmatchcase(s.path, p) for p in self.exclude)]
+        given = [ids for call in calls for label in call.outputs for ids in label if ids is not None]
+        return any(bool(np.isin(group.channels, graph.units.roots(ids)).any()) for ids in given)
 
     def _recovered(self, model: Model, data: Dataset, index: int) -> Model:
         """The model after this round's share of the epochs."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from ...artifact import Array
 from ...frameworks import deep, keras, tensorflow
-from ..rebuilding import inside
+from ..rebuilding import inside, leaves
 from .graph import ChannelGraph
 from .shrink import Mask
 
@@ -42,14 +42,51 @@ def reconstruct(
     wanted: dict[str, Array] = {}
     paths = fitted_layers(graph, keep)
     run(graph.net, feed, lambda op, path, x: wanted.__setitem__(path, _target(op, x)) if path in paths else None)
-    errors: dict[str, tuple[float, float]] = {}
+    fitting = _Fitting(graph, keep, wanted, _normalized(net))
+    run(net, feed, fitting.before, fitting.after)
+    return fitting.errors
 
-    def fit(op: Any, path: str, x: Any) -> None:
-        if path in wanted:
-            errors[path] = _fit(op, x, wanted.pop(path)[:, _kept_outputs(graph, keep, path)])
 
-    run(net, feed, fit)
-    return errors
+def _normalized(net: Any) -> frozenset[int]:
+    """The operations whose only reader is a BatchNormalization, which can take up a change of their mean."""
+    kind = keras().layers.BatchNormalization
+    found = set()
+    for _, op in leaves(net):
+        nodes = op._inbound_nodes
+        if isinstance(op, kind) and len(nodes) == 1:
+            made = nodes[0].input_tensors[0]._keras_history.operation
+            if len(made._outbound_nodes) == 1:
+                found.add(id(made))
+    return frozenset(found)
+
+
+class _Fitting:
+    """Hooks of the pass over the smaller network: each layer is fitted just before it is called.
+
+    The mean of a layer without a bias moves with the moving mean of the normalization after it; its variance stays what
+    it was, so that what the fit has shrunk towards the mean for want of information stays small.
+    """
+
+    def __init__(self, graph: ChannelGraph, keep: Mask, wanted: dict[str, Array], normalized: frozenset[int]) -> None:
+        self.graph, self.keep, self.wanted, self.normalized = graph, keep, wanted, normalized
+        self.errors: dict[str, tuple[float, float]] = {}
+        self.moved: dict[str, Array] = {}  # by path: how the mean of a layer without a bias has changed
+        self.reading: dict[int, Array] = {}  # the same by the tensor that it gave
+
+    def before(self, op: Any, path: str, x: Any) -> None:
+        if path in self.wanted:
+            wanted = self.wanted.pop(path)[:, _kept_outputs(self.graph, self.keep, path)]
+            free = op.bias is not None or id(op) in self.normalized
+            self.errors[path], moved = _fit(op, x, wanted, free)
+            if op.bias is None and free:
+                self.moved[path] = moved
+        elif id(x) in self.reading:
+            op.moving_mean.assign_add(self.reading.pop(id(x)))
+
+    def after(self, op: Any, path: str, x: Any, result: Any) -> Any:
+        if path in self.moved:
+            self.reading[id(result)] = self.moved.pop(path)
+        return result
 
 
 def activation_bytes(graph: ChannelGraph) -> float:
@@ -145,12 +182,15 @@ def _target(op: Any, x: Any) -> Array:
     return found if op.bias is None else found + np.asarray(op.bias, np.float64)
 
 
-def _fit(op: Any, x: Any, wanted: Array) -> tuple[float, float]:
-    """Set the kernel (and bias) that give `wanted` best; returns the relative error before and after."""
+def _fit(op: Any, x: Any, wanted: Array, free: bool) -> tuple[tuple[float, float], Array]:
+    """Set the kernel (and bias) that give `wanted` best; `free`: what follows, or the bias, makes up for the mean.
+
+    Returns the relative error before and after, and by how much the mean of the output lies above the wanted one.
+    """
     rows = gram_rows(op, x).astype(np.float64)
     kernel = np.asarray(op.kernel, np.float64)
     old = kernel.reshape(-1, kernel.shape[-1])
-    mean_in, mean_out = rows.mean(0), wanted.mean(0)
+    mean_in, mean_out = (v.mean(0) if free else np.zeros(v.shape[1]) for v in (rows, wanted))
     centred = rows - mean_in
     rest = wanted - mean_out - centred @ old
     gram = centred.T @ centred
@@ -159,6 +199,7 @@ def _fit(op: Any, x: Any, wanted: Array) -> tuple[float, float]:
     op.kernel.assign(new.reshape(kernel.shape).astype(np.float32))
     if op.bias is not None:
         op.bias.assign((mean_out - mean_in @ new).astype(np.float32))
-    spread = max(float(((wanted - mean_out) ** 2).sum()), 1e-12)
+    spread = max(float(((wanted - wanted.mean(0)) ** 2).sum()), 1e-12)
     after = wanted - mean_out - centred @ new
-    return float((rest**2).sum()) / spread, float((after**2).sum()) / spread
+    errors = float((rest**2).sum()) / spread, float((after**2).sum()) / spread
+    return errors, (mean_in @ new - mean_out).astype(np.float32)
