@@ -21,11 +21,14 @@ from .channels.cost import Cost, Kind, Polynomial
 from .channels.criteria import NORMALIZE, Criterion, Normalize, normalized, score
 from .channels.graph import ChannelGraph, Group, channel_graph
 from .channels.latency import Latency, choose_by_latency
+from .channels.progressive import fading
 from .channels.reconstruct import reconstruct
+from .channels.sensitivity import Scan, bounds_from, scan
 from .channels.shrink import Mask, shrink
 from .channels.surgeon import surgeon
 from .distill import Distill
-from .training.loop import training_split
+from .sparsity.goal import goal as objective
+from .training.loop import train, training_split
 from .training.norm import reestimate
 from .training.options import Training
 
@@ -37,22 +40,27 @@ FIT = 256  # inputs on which kernels are fitted
 class PruneChannels(Training):
     """Remove whole channels until `ratio` of the budget's cost is gone. Groups follow DepGraph (Fang et al., CVPR 2023).
 
-    After the cut the kernels that lost inputs are fitted to give what they gave before, and BatchNormalization
-    statistics are measured anew; with `epochs`, training goes between several rounds (self-distillation from the
-    original, and labels where there are some). A `distill` or `finetune` stage after it brings accuracy back.
+    After the cut the kernels that lost inputs are fitted to give what they gave before. With `epochs`, each of the `rounds`
+    is followed by training (self-distillation from the original, and labels where there are some), or `progressive`, in
+    which what goes fades before it is cut. A `distill` or `finetune` stage after it brings accuracy back.
     """
 
     ratio: float = 0.5  # share of the cost to remove, above 0 and below 1; 0.5 is 2 x fewer
     budget: Budget = "macs"  # what is counted; latency: milliseconds measured on `target`
     criterion: Criterion | Literal["surgeon"] = "fisher"  # how much a channel matters
-    ranking: Ranking = "per-cost"  # the least score lost per cost saved first; or global, or the same share of every layer
+    ranking: Ranking = (
+        "per-cost"  # the least score lost per cost saved first; or global, or the same share of every layer
+    )
     normalize: Normalize | Literal["auto"] = "auto"  # of scores within a group, before they are compared between groups
     round_to: int = 0  # channels that stay are a multiple of it; 0: the target's for latency, else 1
     min_channels: int = 1  # of a layer, at least
     min_share: float = 0.1  # of a layer's channels that stay, at least
     exclude: tuple[str, ...] = ()  # names or patterns of layers whose channels all stay
-    rounds: int = 1  # cuts, each after a share of the `epochs`
-    epochs: int = 0  # of training between and after the cuts, all together; 0: none
+    rounds: int = 1  # cuts, each with a share of the `epochs`
+    epochs: int = 0  # of training after the cuts (progressive: before them), all together; 0: none
+    progressive: bool = False  # channels that go fade during the training, and are cut at its end (GReg, ICLR 2021)
+    sensitivity: bool = False  # measure what cutting each group alone costs, for the report
+    max_layer_drop: float = 0.0  # of the metric, by any group cut alone: how far each may be cut; 0: as far as it takes
     fit: bool = True  # fit the kernels that lost inputs, by least squares; else BatchNormalization is measured anew
     samples: int = 512  # inputs that criteria look at
     target: str = "cpu"  # where latency is measured
@@ -69,6 +77,10 @@ class PruneChannels(Training):
                 raise UsageError(f"{name} is {getattr(self, name)}, but must be at least {least}", next="leave it out")
         if self.rounds > 1 and not self.epochs:
             raise UsageError("several rounds need training between them", next="set epochs, or rounds = 1")
+        if self.progressive and not self.epochs:
+            raise UsageError("progressive pruning needs training before the cut", next="set epochs")
+        if not 0 <= self.max_layer_drop <= 1:
+            raise UsageError(f"max_layer_drop is {self.max_layer_drop:g}, but must be in 0..1", next="use 0.02")
 
     def __call__(self, model: Model, data: Dataset) -> Model:
         """The smaller model. Raises UsageError: a budget that cannot be met (with the smallest that can), an `exclude`
@@ -79,9 +91,12 @@ class PruneChannels(Training):
         trained = model
         for index in range(self.rounds):
             share = 1 - (1 - self.ratio) ** ((index + 1) / self.rounds)
-            trained, done = self._cut(trained, data, share, self._goal(model.net, share, record["rounds"]))
+            goal = self._goal(model.net, share, record["rounds"])
+            trained, done = self._cut(trained, data, share, goal, self._length(index))
+            if "sensitivity" in done:
+                record.setdefault("sensitivity", done.pop("sensitivity"))
             record["rounds"].append(done)
-            if self.epochs:
+            if not self.progressive:
                 trained = self._recovered(trained, data, index)
         record |= self._summary(net, trained.net, before)
         text = _told(record, self.budget)
@@ -93,7 +108,13 @@ class PruneChannels(Training):
             return (1 - share) * _total(first, self.budget)
         return (1 - share) * float(rounds[0]["dense_ms"]) if rounds else None
 
-    def _cut(self, model: Model, data: Dataset, share: float, goal: float | None) -> tuple[Model, dict[str, Any]]:
+    def _length(self, index: int) -> int:
+        """Epochs of a round."""
+        return round(self.epochs * (index + 1) / self.rounds) - round(self.epochs * index / self.rounds)
+
+    def _cut(
+        self, model: Model, data: Dataset, share: float, goal: float | None, epochs: int
+    ) -> tuple[Model, dict[str, Any]]:
         """The model without what has to go until its cost is the goal, or `share` of it is gone."""
         graph = channel_graph(model.net)
         if not graph.prunable:
@@ -101,8 +122,17 @@ class PruneChannels(Training):
         inputs = _inputs(data, self.samples)
         progress(0, 4, f"scoring channels by {self.criterion}")
         scores = self._scores(graph, data, inputs)
+        scanned = self._scanned(graph, scores, model, data)
         progress(1, 4, "choosing channels")
-        keep, told = self._chosen(graph, scores, share, goal)
+        keep, told = self._chosen(graph, scores, share, goal, scanned)
+        if scanned is not None:
+            told["sensitivity"] = scanned.to_json()["groups"]
+        if self.progressive:
+            plan = replace(self, epochs=epochs)
+            faded, training = train(
+                model.net, data, plan, objective(model, data, "auto")[0], prepare=fading(graph, keep)
+            )
+            graph, told["training"] = channel_graph(faded), training
         progress(2, 4, "making the smaller network")
         net = shrink(graph, keep)
         fitted: Mapping[str, tuple[float, float]] = {}
@@ -126,22 +156,29 @@ class PruneChannels(Training):
         how = NORMALIZE[self.criterion] if self.normalize == "auto" else self.normalize
         return normalized(graph, scores, how)
 
+    def _scanned(self, graph: ChannelGraph, scores: Scores, model: Model, data: Dataset) -> Scan | None:
+        """What cutting each group alone costs, where somebody wants to know."""
+        if not self.sensitivity and not self.max_layer_drop:
+            return None
+        names = [s.name for s in model.outputs]
+        return scan(graph, scores, data, criterion=self.criterion, seed=self.seed, outputs=names)
+
     def _chosen(
-        self, graph: ChannelGraph, scores: Scores, share: float, goal: float | None
+        self, graph: ChannelGraph, scores: Scores, share: float, goal: float | None, scanned: Scan | None
     ) -> tuple[Mask, dict[str, Any]]:
         """The mask, and what there is to tell of the choice."""
         step = self.round_to or 1
         if self.budget == "latency":
             latency = Latency(graph, self.target, scheme=self.scheme, round_to=self.round_to or None)
-            bounds = self._bounds(graph, latency.round_to)
+            bounds = self._bounds(graph, latency.round_to, scanned)
             ranking: Ranking = "per-cost" if self.ranking == "global" else self.ranking
             faster = None if goal is not None else 1 / (1 - share)
             return choose_by_latency(graph, scores, latency, ms=goal, speedup=faster, ranking=ranking, bounds=bounds)
         cost: Cost = Polynomial(graph, self.budget)
         assert goal is not None
-        return choose(graph, scores, cost, goal, ranking=self.ranking, bounds=self._bounds(graph, step)), {}
+        return choose(graph, scores, cost, goal, ranking=self.ranking, bounds=self._bounds(graph, step, scanned)), {}
 
-    def _bounds(self, graph: ChannelGraph, step: int) -> list[Bounds]:
+    def _bounds(self, graph: ChannelGraph, step: int, scanned: Scan | None) -> list[Bounds]:
         """What each group may be cut to. Raises UsageError for a pattern that matches no layer."""
         names = list(graph.calls)
         for pattern in self.exclude:
@@ -150,10 +187,11 @@ class PruneChannels(Training):
                     f"no layer matches the pattern '{pattern}' of exclude{did_you_mean(pattern, names)}",
                     next="use names as `edgedl inspect` shows them",
                 )
-        return [
+        found = [
             Bounds(1, len(group)) if self._excluded(graph, group) else Bounds(step, self.min_channels, self.min_share)
             for group in graph.prunable
         ]
+        return bounds_from(scanned, self.max_layer_drop, found) if scanned and self.max_layer_drop else found
 
     def _excluded(self, graph: ChannelGraph, group: Group) -> bool:
         """Whether the channels come out of a layer that matches."""
@@ -163,11 +201,11 @@ class PruneChannels(Training):
 
     def _recovered(self, model: Model, data: Dataset, index: int) -> Model:
         """The model after this round's share of the epochs."""
-        done, until = (round(self.epochs * i / self.rounds) for i in (index, index + 1))
-        if until == done:
+        epochs = self._length(index)
+        if not epochs:
             return model
         options = {f.name: getattr(self, f.name) for f in fields(Training)}
-        return Distill(**{**options, "epochs": until - done, "seed": self.seed + index})(model, data)
+        return Distill(**{**options, "epochs": epochs, "seed": self.seed + index})(model, data)
 
     def _summary(self, before: Any, after: Any, size: dict[str, int]) -> dict[str, Any]:
         widths = _widths(before, after)

@@ -60,19 +60,21 @@ def test_half_the_work_is_gone_and_nothing_else_has_changed(zoo: Any, name: str)
 @pytest.mark.parametrize("criterion", ["surgeon", "taylor", "l2", "bn-scale", "fpgm", "activation"])
 def test_every_criterion_beats_the_worst_choice(zoo: Any, criterion: Any) -> None:
     model, data = wrapped(*zoo("resnet"))
-    kept = accuracy(PruneChannels(criterion=criterion, samples=128, seed=1)(model, data).net, data)
+    kept = accuracy(PruneChannels(criterion=criterion, ranking="per-layer", samples=128, seed=1)(model, data).net, data)
     assert kept >= 0.6, "of five classes; the dense network is above 0.95"
 
 
 @pytest.mark.parametrize("name", ["resnet", "cnn", "dscnn"])
 def test_fitting_makes_up_for_what_is_gone(zoo: Any, name: str) -> None:
-    """KL divergence from the dense network's predictions; measured when written: 16, 1100 and 19 times smaller."""
+    """KL divergence from the dense network's predictions, one random-like choice of channels for both."""
     model, data = wrapped(*zoo(name))
     feed = list(data.feed(data.validation).values())
     wanted = model.net.predict(feed, verbose=0)
     found = []
     for fit in (True, False):
-        scores = PruneChannels(ratio=0.4, fit=fit)(model, data).net.predict(feed, verbose=0)
+        scores = PruneChannels(ratio=0.4, criterion="l2", ranking="per-layer", fit=fit)(model, data).net.predict(
+            feed, verbose=0
+        )
         found.append(float((wanted * (np.log(wanted + 1e-7) - np.log(scores + 1e-7))).sum(1).mean()))
     assert found[0] < found[1] / 4
 
@@ -98,6 +100,22 @@ def test_several_rounds_train_in_between(zoo: Any) -> None:
     assert len(after.records[-1]["rounds"]) == 2
     assert macs(after.net) <= 0.4 * macs(model.net)
     assert accuracy(after.net, data) >= 0.8
+
+
+def test_what_fades_before_the_cut_costs_nothing(zoo: Any) -> None:
+    model, data = wrapped(*zoo("resnet"))
+    stage = PruneChannels(ratio=0.6, epochs=3, progressive=True, optimizer="sgd", criterion="l2", fit=False)
+    after = stage(model, data)
+    assert macs(after.net) <= 0.4 * macs(model.net)
+    assert accuracy(after.net, data) >= 0.8
+    assert len(after.records[-1]["rounds"][0]["training"]["epochs"]) == 3
+
+
+def test_a_limit_on_each_group_and_its_curves(zoo: Any) -> None:
+    model, data = wrapped(*zoo("cnn"))
+    record = PruneChannels(ratio=0.2, max_layer_drop=0.3, criterion="l2", samples=64)(model, data).records[-1]
+    assert set(record["sensitivity"]) == {"conv2d", "conv2d_1", "dense"}
+    assert all(0 < share < 1 for curve in record["sensitivity"].values() for share, _ in curve)
 
 
 def test_excluded_layers_keep_their_channels(zoo: Any) -> None:
