@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -216,7 +217,7 @@ def _add_stages(document: dict[str, Any], stages: Iterable[tuple[str, Mapping[st
             same = {"stage": name}
             at = next((i for i, t in enumerate(tables) if t.get("stage") == "quantize"), len(tables))
             tables.insert(at, same)
-        same.update(options)
+        same.update(deepcopy(dict(options)))
         changed.append(id(same))
 
 

@@ -209,6 +209,65 @@ def test_a_keras_model_comes_back_as_it_was(zoo: Any, tmp_path: Path) -> None:
     np.testing.assert_array_equal(back.net.predict(x[:8], verbose=0), net.predict(x[:8], verbose=0))
 
 
+def specs(net: Any) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """What a network takes and gives."""
+    groups = (net.inputs, net.outputs)
+    found = [tuple(TensorSpec(t.name, tuple(t.shape), t.dtype) for t in tensors) for tensors in groups]
+    return found[0], found[1]
+
+
+def narrow(width: int) -> Any:
+    """An untrained network of 4 numbers to 2, its weights told by `width`."""
+    keras = pytest.importorskip("keras", reason="needs pip install 'edgedl[compress]'")
+    keras.utils.set_random_seed(width)
+    node = keras.Input((4,), name="x")
+    hidden = keras.layers.Dense(width, activation="relu", name="hidden")(node)
+    return keras.Model(node, keras.layers.Dense(2, name="y")(hidden), name=f"net{width}")
+
+
+RECORD = {"stage": "prune_channels", "before": {"macs": 24}, "widths": {"hidden": [4, 3]}, "rounds": [{"drop": 0.125}]}
+
+
+def test_the_first_network_stays_the_origin_through_all_stages() -> None:
+    nets = [narrow(width) for width in (4, 3, 2)]
+    loaded = Model(nets[0], *specs(nets[0]), history=("loaded",))
+    once = loaded.changed("cut", nets[1], RECORD)
+    twice = once.changed("trained", nets[2])
+    assert (loaded.net, loaded.origin, loaded.records, loaded.history) == (nets[0], None, (), ("loaded",))
+    assert (once.net, once.origin, once.records) == (nets[1], nets[0], (RECORD,))
+    assert (twice.net, twice.origin, twice.records) == (nets[2], nets[0], (RECORD,)), (
+        "a stage without figures adds none"
+    )
+    assert twice.history == ("loaded", "cut", "trained")
+    again = twice.changed("cut", nets[1], {**RECORD, "rounds": []})
+    assert [len(r["rounds"]) for r in again.records] == [1, 0], "one entry a stage, in their order"
+
+
+def test_the_origin_and_the_records_come_back(tmp_path: Path) -> None:
+    before, after = narrow(4), narrow(3)
+    second = {"stage": "finetune", "curve": [[0, 1.5], [1, 0.75]], "best": None, "labels": True}
+    model = Model(before, *specs(before), history=("loaded",)).changed("cut", after, RECORD)
+    model = model.changed("trained", after, second)
+    model.save(tmp_path)
+    back = Model.restore(tmp_path)
+    assert back.records == (RECORD, second)
+    assert back.history == ("loaded", "cut", "trained")
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    for ours, theirs in ((back.net, after), (back.origin, before)):
+        assert [w.shape for w in ours.weights] == [w.shape for w in theirs.weights]
+        np.testing.assert_array_equal(ours.predict(x, verbose=0), theirs.predict(x, verbose=0))
+    further = back.changed("cut again", narrow(2))
+    assert further.origin is back.origin, "what came back goes on with the same teacher"
+
+
+def test_what_no_stage_changed_has_no_origin(tmp_path: Path) -> None:
+    net = narrow(4)
+    Model(net, *specs(net)).save(tmp_path)
+    back = Model.restore(tmp_path)
+    assert (back.origin, back.records) == (None, ())
+    assert [p.name for p in sorted(tmp_path.iterdir())] == ["model.json", "model.keras"]
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import tomllib
 from pathlib import Path
 
 import pytest
 
 from edgedl.errors import RecipeError, UsageError
-from edgedl.recipe import assemble, from_table, read
+from edgedl.pipeline import TRAIN_SHARE, with_defaults
+from edgedl.recipe import Recipe, assemble, from_table, read
+from edgedl.stages.training.options import Augment
 
 
 def test_toml_round_trip() -> None:
@@ -68,6 +72,14 @@ def test_settings_win_over_the_file(tmp_path: Path) -> None:
         ),
         ('model = "m"\n[[exports]]\nformat = "onnx"\n[[exports]]\nformat = "onnx"\nopset = 18', "'onnx' twice"),
         ('model = "m"\n[[targets]]\ntarget = "cpu"\n[[targets]]\ntarget = "cpu"', "'cpu' twice in its targets"),
+        ('model = "m"\n[[stages]]\nstage = "prune_chanels"', "did you mean 'prune_channels'"),
+        ('model = "m"\n[[stages]]\nstage = "finetune"\naugment = 3', "finetune.augment is 3, but must be a table"),
+        ('model = "m"\n[[stages]]\nstage = "finetune"\naugment.shfit = 3', "did you mean 'shift'"),
+        ('model = "m"\n[[stages]]\nstage = "finetune"\naugment.shift = -3', "augment.shift is -3"),
+        ('model = "m"\n[[stages]]\nstage = "finetune"\naugment.mixup = nan', "augment.mixup is nan"),
+        ('model = "m"\n[[stages]]\nstage = "prune_channels"\nratio = 1.0', "ratio is 1"),
+        ('model = "m"\n[[stages]]\nstage = "prune_channels"\nbudget = "mac"', "did you mean 'macs'"),
+        ('model = "m"\n[limits]\ntrain_timeout_s = 0.0', "leaves nothing"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, text: str, says: str) -> None:
@@ -123,3 +135,135 @@ def test_unreadable_files(tmp_path: Path, content: bytes) -> None:
 def test_settings_that_lead_nowhere(place: str, says: str) -> None:
     with pytest.raises(RecipeError, match=says):
         assemble("m.keras", settings=[(place, 1)])
+
+
+def names(recipe: Recipe) -> list[str]:
+    return [s.name for s in recipe.stages]
+
+
+def test_tables_inside_options_go_to_toml_and_back() -> None:
+    recipe = assemble(
+        "m.keras",
+        stages=[("prune_channels", {"ratio": 0.3, "augment": {"shift": 4, "flip": True}}), ("finetune", {})],
+    )
+    assert recipe.stages[0].options.augment == Augment(shift=4, flip=True)
+    for full in (True, False):
+        assert from_table(tomllib.loads(recipe.to_toml(full=full))) == recipe
+    brief = tomllib.loads(recipe.to_toml(full=False))["stages"]
+    assert brief == [
+        {"stage": "prune_channels", "ratio": 0.3, "augment": {"shift": 4, "flip": True}},
+        {"stage": "finetune"},
+    ]
+    whole = tomllib.loads(recipe.to_toml())["stages"]
+    assert set(whole[1]["augment"]) == {f.name for f in dataclasses.fields(Augment)}, (
+        "every option can be read and edited"
+    )
+
+
+def test_settings_reach_into_a_table(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text(
+        'model = "m"\n[[stages]]\nstage = "prune_channels"\nratio = 0.3\n[stages.augment]\nflip = true\nshift = 1\n'
+    )
+    found = assemble(recipe=path, settings=[("prune_channels.augment.shift", 4)]).stages[0].options
+    assert (found.augment, found.ratio) == (Augment(flip=True, shift=4), 0.3), "the rest of the table stays"
+    found = assemble("m.keras", settings=[("finetune.augment.noise", 0.1), ("finetune.epochs", 3)]).stages[0].options
+    assert (found.augment, found.epochs) == (Augment(noise=0.1), 3), "a stage and a table that were not there"
+    assert assemble(recipe=path, settings=[("prune_channels.augment", {"cutout": 2})]).stages[
+        0
+    ].options.augment == Augment(cutout=2)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "says"),
+    [
+        ("prune_channels.augment.shfit", 4, "prune_channels.augment has no option 'shfit': did you mean 'shift'"),
+        ("prune_channels.augment.shift", 0.5, "prune_channels.augment.shift is 0.5, but must be a whole number"),
+        ("prune_channels.augment.shift.x", 1, "prune_channels.augment.shift is {'x': 1}, but must be a whole number"),
+        ("prune_channels.augment", 4, "prune_channels.augment is 4, but must be a table"),
+        ("prune_channels.ratio.x", 1, "'ratio' is no table, so 'ratio.x' names nothing"),
+        ("prune_channels.augment.", 1, "has no option ''"),
+        ("prune_channels.", 1, "has no option ''"),
+        ("data.inputs.image.scale", 2, "data has no option 'inputs.image.scale'"),
+    ],
+)
+def test_settings_that_fit_no_table_are_named(tmp_path: Path, place: str, value: object, says: str) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text('model = "m"\n[[stages]]\nstage = "prune_channels"\nratio = 0.3\n')
+    with pytest.raises(UsageError, match=re.escape(says)) as caught:
+        assemble(recipe=path, settings=[(place, value)])
+    assert caught.value.next
+
+
+REPEATED = """model = "m"
+[[stages]]
+stage = "prune_channels"
+ratio = 0.25
+[[stages]]
+stage = "finetune"
+epochs = 2
+[[stages]]
+stage = "prune_channels"
+ratio = 0.5
+[[stages]]
+stage = "finetune"
+epochs = 4
+[[stages]]
+stage = "quantize"
+scheme = "int8"
+"""
+
+
+def test_stages_that_change_the_network_may_come_again(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text(REPEATED)
+    recipe = assemble(recipe=path)
+    assert names(recipe) == ["prune_channels", "finetune", "prune_channels", "finetune", "quantize"]
+    assert [s.options.epochs for s in recipe.stages if s.name == "finetune"] == [2, 4]
+    for full in (True, False):
+        assert from_table(tomllib.loads(recipe.to_toml(full=full))) == recipe
+
+
+def test_a_stage_asked_for_changes_the_first_of_its_name_then_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text(REPEATED)
+    once = assemble(recipe=path, stages=[("prune_channels", {"budget": "params"})])
+    assert names(once) == ["prune_channels", "finetune", "prune_channels", "finetune", "quantize"]
+    assert [(s.options.ratio, s.options.budget) for s in once.stages if s.name == "prune_channels"] == [
+        (0.25, "params"),
+        (0.5, "macs"),
+    ], "what the file says and was not asked for stays"
+    thrice = assemble(recipe=path, stages=[("finetune", {"epochs": n}) for n in (7, 8, 9)])
+    assert [s.options.epochs for s in thrice.stages if s.name == "finetune"] == [7, 8, 9]
+    assert names(thrice) == ["prune_channels", "finetune", "prune_channels", "finetune", "finetune", "quantize"]
+
+
+def test_a_new_stage_goes_behind_those_of_the_file_and_before_quantization(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text('model = "m"\n[[stages]]\nstage = "finetune"\n[[stages]]\nstage = "quantize"\nscheme = "fp16"\n')
+    recipe = assemble(recipe=path, stages=[("low_rank", {}), ("cluster", {"clusters": 8})], quantize={"scheme": "int8"})
+    assert names(recipe) == ["finetune", "low_rank", "cluster", "quantize"]
+    assert recipe.stages[-1].options.scheme == "int8"
+    alone = assemble("m.keras", stages=iter([("low_rank", {}), ("cluster", {})]), quantize={"scheme": "int8"})
+    assert names(alone) == ["low_rank", "cluster", "quantize"]
+    assert names(assemble("m.keras", stages=[("finetune", {}), ("finetune", {})])) == ["finetune", "finetune"]
+
+
+def test_the_caller_s_options_are_left_as_they_were() -> None:
+    options = {"ratio": 0.3}
+    assemble("m.keras", stages=[("prune_channels", options)], settings=[("prune_channels.augment.shift", 4)])
+    assert options == {"ratio": 0.3}
+    augment = {"flip": True}
+    assemble("m.keras", stages=[("finetune", {"augment": augment})], settings=[("finetune.augment.shift", 4)])
+    assert augment == {"flip": True}, "a table inside them too"
+
+
+def test_a_source_that_stands_alone_is_cut_for_stages_that_train() -> None:
+    model = str(Path(__file__).parents[1] / "examples/digits.keras")
+    assert with_defaults(assemble(model)).data.train_share == 0.0
+    assert with_defaults(assemble(model, stages=[("prune_channels", {})])).data.train_share == 0.0, "it trains nothing"
+    training = [("prune_channels", {}), ("finetune", {"epochs": 1})]
+    assert with_defaults(assemble(model, stages=training)).data.train_share == TRAIN_SHARE
+    for data in ({"train": "t.npz"}, {"train_share": 0.3}):
+        found = with_defaults(assemble(model, stages=training, data=data)).data
+        assert (found.train, found.train_share) == (data.get("train", ""), data.get("train_share", 0.0))
