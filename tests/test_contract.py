@@ -73,7 +73,7 @@ def another(kind: Any, default: Any) -> Any:
     if kind is int:
         return (default or 0) + 1
     if kind is float:
-        return (default or 0.0) * 0.75 + 0.125
+        return (default or 0.0) * 0.75 + 0.1
     return "other" if kind is str else {"scale": 0.5}
 
 
