@@ -54,7 +54,7 @@ class PruneChannels(Training):
     normalize: Normalize | Literal["auto"] = "auto"  # of scores within a group, before they are compared between groups
     round_to: int = 0  # channels that stay are a multiple of it; 0: the target's for latency, else 1
     min_channels: int = 1  # of a layer, at least
-    min_share: float = 0.1  # of a layer's channels that stay, at least
+    min_share: float = 0.25  # of a layer's channels that stay, at least
     exclude: tuple[str, ...] = ()  # names or patterns of layers whose channels all stay
     rounds: int = 1  # cuts, each with a share of the `epochs`
     epochs: int = 0  # of training after the cuts (progressive: before them), all together; 0: none
@@ -71,7 +71,7 @@ class PruneChannels(Training):
         if not 0 < self.ratio < 1:
             raise UsageError(f"ratio is {self.ratio:g}, but must be above 0 and below 1", next="use ratio = 0.5")
         if not 0 <= self.min_share <= 1:
-            raise UsageError(f"min_share is {self.min_share:g}, but must be in 0..1", next="use min_share = 0.1")
+            raise UsageError(f"min_share is {self.min_share:g}, but must be in 0..1", next="use min_share = 0.25")
         for name, least in (("rounds", 1), ("round_to", 0), ("min_channels", 1), ("samples", 1)):
             if getattr(self, name) < least:
                 raise UsageError(f"{name} is {getattr(self, name)}, but must be at least {least}", next="leave it out")

@@ -37,8 +37,7 @@ def reconstruct(
     `inputs`: of the network, in its order, `[n, ...]`; as many are used as fit into memory. Returns by layer the error
     of its output before and after, relative to the output's own variance.
     """
-    count = min(len(inputs[0]), max(8, int(MOST_BYTES // max(activation_bytes(graph), 1))))
-    feed = [tensorflow().convert_to_tensor(np.asarray(x[:count])) for x in inputs]
+    feed = fitting_feed(graph, inputs)
     wanted: dict[str, Array] = {}
     paths = fitted_layers(graph, keep)
     run(graph.net, feed, lambda op, path, x: wanted.__setitem__(path, _target(op, x)) if path in paths else None)
@@ -87,6 +86,12 @@ class _Fitting:
         if path in self.moved:
             self.reading[id(result)] = self.moved.pop(path)
         return result
+
+
+def fitting_feed(graph: ChannelGraph, inputs: Sequence[Array]) -> list[Any]:
+    """As many of the inputs as a pass that keeps all activations has room for, at least 8, as tensors."""
+    count = min(len(inputs[0]), max(8, int(MOST_BYTES // max(activation_bytes(graph), 1))))
+    return [tensorflow().convert_to_tensor(np.asarray(x[:count])) for x in inputs]
 
 
 def activation_bytes(graph: ChannelGraph) -> float:
@@ -150,28 +155,56 @@ def _run(graph: Any, inputs: Any, prefix: str, before: Hook | None, after: After
 
 
 def gram_rows(op: Any, x: Any) -> Array:
-    """What a layer reads at each place of its output, `[places, entries of the kernel but the last axis]`, at most ROWS."""
+    """What a layer reads at each place of its output, `[places, entries of the kernel but the last axis]`, at most ROWS.
+
+    Places are drawn by the number there are, so that the whole and the smaller network are seen at the same ones.
+    """
     tf = tensorflow()
     if type(op).__name__ == "Dense":
         rows = tf.reshape(x, (-1, x.shape[-1]))
-    else:
-        patches = _patches(op, x)
-        rows = tf.reshape(patches, (-1, patches.shape[-1]))
-    total = int(rows.shape[0])
-    if total > ROWS:
-        rows = tf.gather(rows, np.sort(np.random.default_rng(total).choice(total, ROWS, replace=False)))
-    found: Array = rows.numpy()
-    return found
+        return np.asarray(tf.gather(rows, _drawn(int(rows.shape[0]))))
+    if op.data_format == "channels_first":
+        x = tf.transpose(x, (0, *range(2, x.shape.rank), 1))
+    return _windows(op, np.asarray(x))
 
 
-def _patches(op: Any, x: Any) -> Any:
-    """Windows of a convolution, `[n, places..., entries]` in the order of the kernel's own axes."""
-    k = keras()
-    size = tuple(op.kernel.shape[:-1])
-    entries = int(np.prod(size))
-    unit = np.eye(entries, dtype=np.float32).reshape(*size, entries)
-    return k.ops.conv(x, unit, strides=op.strides, padding=op.padding if op.padding != "causal" else "valid",
-                      data_format=op.data_format, dilation_rate=op.dilation_rate)  # fmt: skip
+def _drawn(total: int) -> Array:
+    """Indices of the places that are looked at."""
+    if total <= ROWS:
+        return np.arange(total)
+    return np.sort(np.random.default_rng(total).choice(total, ROWS, replace=False))
+
+
+def _windows(op: Any, x: Array) -> Array:
+    """Windows of a convolution over `x` `[n, places..., channels]` at drawn places, entries in the kernel's order."""
+    axes = list(zip(x.shape[1:-1], op.kernel.shape[:-2], op.strides, op.dilation_rate, strict=True))
+    sizes, before = zip(*(_reach(op.padding, *axis) for axis in axes), strict=True)
+    image, *places = np.unravel_index(_drawn(len(x) * int(np.prod(sizes))), (len(x), *sizes))
+    parts = []
+    for tap in np.ndindex(*op.kernel.shape[:-2]):
+        inside_all = np.ones(len(image), bool)
+        at = []
+        for place, step, (size, _, stride, dilation), start in zip(places, tap, axes, before, strict=True):
+            index = place * stride + step * dilation - start
+            inside_all &= (index >= 0) & (index < size)
+            at.append(np.clip(index, 0, size - 1))
+        parts.append(x[(image, *at)] * inside_all[:, None])
+    return np.concatenate(parts, axis=1)
+
+
+def _reach(padding: str, size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
+    """(places, padding before) of a convolution along one axis.
+
+    >>> _reach("same", 32, 3, 2, 1), _reach("valid", 32, 3, 2, 1), _reach("causal", 8, 3, 1, 2)
+    ((16, 0), (15, 0), (8, 4))
+    """
+    reach = (kernel - 1) * dilation + 1
+    if padding == "valid":
+        return (size - reach) // stride + 1, 0
+    places = -(-size // stride)
+    if padding == "causal":
+        return (size - 1) // stride + 1, reach - 1
+    return places, max((places - 1) * stride + reach - size, 0) // 2
 
 
 def _target(op: Any, x: Any) -> Array:

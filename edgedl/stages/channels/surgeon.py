@@ -18,7 +18,7 @@ from ...frameworks import keras, tensorflow
 from ..rebuilding import inside
 from .choose import Scores
 from .graph import ChannelGraph, Group, Site
-from .reconstruct import FITTED, RIDGE, gram_rows, kernel_index, run
+from .reconstruct import FITTED, RIDGE, fitting_feed, gram_rows, kernel_index, run
 
 LARGEST = 4096  # entries that an output reads; layers beyond are ranked without fitting after each removal
 Layer = tuple[Array, Array, Array]  # Gram matrix, kernel as a matrix, how much each output channel matters
@@ -29,8 +29,9 @@ def surgeon(graph: ChannelGraph, inputs: Sequence[Array], *, seed: int = 0) -> S
 
     `inputs`: of the network, in its order, `[n, ...]`; no labels are needed. Groups that no fitted layer reads have NaN.
     """
-    weights = _fisher(graph, inputs, seed)
-    layers = _measured(graph, inputs, weights)
+    feed = fitting_feed(graph, inputs)
+    weights = _fisher(graph, feed, seed)
+    layers = _measured(graph, feed, weights)
     scores = np.full(len(graph.units.parent), np.nan)
     for group in graph.prunable:
         readers = [s for s in group.sites if s.path in layers and _reads(graph, s)]
@@ -103,7 +104,7 @@ class _Reader:
         self.inverse[rows, rows] = 1e-12
 
 
-def _measured(graph: ChannelGraph, inputs: Sequence[Array], weights: dict[str, Array]) -> dict[str, Layer]:
+def _measured(graph: ChannelGraph, feed: Sequence[Any], weights: dict[str, Array]) -> dict[str, Layer]:
     """What is needed of each layer that can be fitted; a bias makes up for the mean of what it reads."""
     found: dict[str, Layer] = {}
 
@@ -115,11 +116,11 @@ def _measured(graph: ChannelGraph, inputs: Sequence[Array], weights: dict[str, A
             kernel = np.asarray(op.kernel, np.float64)
             found[path] = (rows.T @ rows / len(rows), kernel.reshape(-1, kernel.shape[-1]), weights[path])
 
-    run(graph.net, [tensorflow().convert_to_tensor(x) for x in inputs], see)
+    run(graph.net, feed, see)
     return found
 
 
-def _fisher(graph: ChannelGraph, inputs: Sequence[Array], seed: int) -> dict[str, Array]:
+def _fisher(graph: ChannelGraph, feed: Sequence[Any], seed: int) -> dict[str, Array]:
     """For each layer that can be fitted, how much the loss bends with each output channel, summed over its places.
 
     The loss is that of labels drawn from what the network itself predicts (class scores), or the sum of squared changes of
@@ -137,12 +138,11 @@ def _fisher(graph: ChannelGraph, inputs: Sequence[Array], seed: int) -> dict[str
                 return result + probe
             return result
 
-        feed = [tf.convert_to_tensor(x) for x in inputs]
         outputs = tree.flatten(run(graph.net, feed, None, see))
         loss = sum((_drawn_loss(t, out, seed) for t, out in zip(inside(graph.net).outputs, outputs, strict=True)), 0.0)
     gradients = tape.gradient(loss, seen)
     return {
-        path: np.square(g.numpy().astype(np.float64)).reshape(-1, g.shape[-1]).sum(0) / len(inputs[0])
+        path: np.square(g.numpy().astype(np.float64)).reshape(-1, g.shape[-1]).sum(0) / int(feed[0].shape[0])
         for path, g in gradients.items()
         if g is not None
     }
