@@ -10,7 +10,7 @@ import numpy as np
 
 from ..artifact import TensorSpec
 from ..errors import MissingDependencyError, ModelError
-from ..frameworks import deep, keras, tensorflow, tf_keras
+from ..frameworks import deep, fed, keras, tensorflow, tf_keras
 from ..model import LoadOptions, Model
 from . import _layers, _tfmot, from_theano
 from ._keras_config import CONTAINERS, CUSTOM, Entry, cannot_load, check_graphs, refuse_code, refuse_unknown
@@ -180,7 +180,7 @@ def _noise(rng: np.random.Generator, tensor: Any, count: int) -> Any:
 
 
 def _outputs(net: Any, inputs: list[Any]) -> list[Any]:
-    found = keras().tree.flatten(net(inputs if len(inputs) > 1 else inputs[0], training=False))
+    found = keras().tree.flatten(net(fed(net, inputs), training=False))
     return [np.asarray(a) for a in found]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from .artifact import Array
 from .faithfulness import Decisions
-from .frameworks import keras, tensorflow
+from .frameworks import fed, keras, tensorflow
 
 SHARE = 0.015  # of the standard deviation of the preprocessed input: about 1 of 255 grey levels of a photograph
 TRACED = 8  # from so many batches on it pays to trace the gradient first
@@ -78,7 +78,7 @@ def input_gradients(
 def loss(net: Any, how: Decisions, at: int, feed: Sequence[Any], y: Any) -> Any:
     """Cross-entropy of the deciding output against the classes `y`, summed over the decisions."""
     tf = tensorflow()
-    outputs = net(feed if len(feed) > 1 else feed[0], training=False)
+    outputs = net(fed(net, feed), training=False)
     values = list(outputs.values()) if isinstance(outputs, dict) else keras().tree.flatten(outputs)
     logits, true = _logits(values[at], how), tf.reshape(tf.convert_to_tensor(y), [-1])
     if how.is_binary:

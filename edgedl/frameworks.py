@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,18 @@ def deep() -> Iterator[None]:
         yield
     finally:
         sys.setrecursionlimit(before)
+
+
+def fed(net: Any, tensors: Sequence[Any]) -> Any:
+    """The inputs of a network, in its order, in the structure that it declares: one alone, a list or a dict.
+
+    Keras warns at a call with another structure. What is no functional network takes one alone, or a list.
+    """
+    graph = getattr(net, "_functional", None) or net
+    struct = getattr(graph, "_inputs_struct", None)
+    if struct is None:
+        return tensors[0] if len(tensors) == 1 else list(tensors)
+    return keras().tree.pack_sequence_as(struct, list(tensors))
 
 
 @cache

@@ -21,6 +21,7 @@ from .artifact import Array, Artifact, TensorSpec, spec_from_json
 from .data import DataOptions, Dataset, Split
 from .engine import describe, open_engine, predict
 from .errors import ConversionError, ModelError, VerificationError
+from .frameworks import fed
 from .layouts import from_file, layouts_of, original_layouts, plain, preprocessing_from_file, read_layouts, to_file
 from .model import ALLOW_UNSAFE as ALLOW_UNSAFE
 from .model import GRAPH_FORMATS, LoadOptions, Model, load
@@ -194,7 +195,7 @@ def outputs_of(model: Model, inputs: Mapping[str, Array]) -> dict[str, Array]:
     size = fixed_batch(model)
     count = max(len(inputs[s.name]) for s in model.inputs)
     feed = [filled_up(inputs[s.name], size or 1) for s in model.inputs]
-    found = model.net.predict(feed if len(feed) > 1 else feed[0], batch_size=size or BATCH, verbose=0)
+    found = model.net.predict(fed(model.net, feed), batch_size=size or BATCH, verbose=0)
     arrays = list(found.values()) if isinstance(found, dict) else found if isinstance(found, list | tuple) else [found]
     return {s.name: np.asarray(a)[:count] for s, a in zip(model.outputs, arrays, strict=True)}
 

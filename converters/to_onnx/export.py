@@ -106,7 +106,7 @@ def raised(proto: Any, version: int) -> Any:
 
 
 def _from_keras(model: Model, version: int, layouts: Layouts) -> Any:
-    from ...frameworks import keras, tensorflow
+    from ...frameworks import fed, keras, tensorflow
     from .layers import marked
 
     tf, k = tensorflow(), keras()
@@ -127,7 +127,7 @@ def _from_keras(model: Model, version: int, layouts: Layouts) -> Any:
 
     def call(*given: Any) -> list[Any]:
         inputs = [x if p is None else tf.transpose(x, p) for x, p in zip(given, befores, strict=True)]
-        found = k.tree.flatten(model.net(inputs if len(inputs) > 1 else inputs[0], training=False))
+        found = k.tree.flatten(model.net(fed(model.net, inputs), training=False))
         outs = [x if p is None else tf.transpose(x, inverse(p)) for x, p in zip(found, afters, strict=True)]
         return [tf.identity(t, name=f"edgedl_output_{i}") for i, t in enumerate(outs)]
 

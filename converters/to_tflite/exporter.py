@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import ConversionError
-from ...frameworks import deep, keras, tensorflow
+from ...frameworks import deep, fed, keras, tensorflow
 from ...layouts import Layouts, inverse
 from ...model import Model
 from .batches import BATCH, freed, must_be_one
@@ -64,7 +64,7 @@ def _save(tf: Any, net: Any, folder: str, batch: int | None, befores: list[Perm]
 
     def serve(*given: Any) -> dict[str, Any]:
         inputs = [x if p is None else tf.transpose(x, p) for x, p in zip(given, befores, strict=True)]
-        found = keras().tree.flatten(net(inputs if len(inputs) > 1 else inputs[0], training=False))
+        found = keras().tree.flatten(net(fed(net, inputs), training=False))
         outs = [x if p is None else tf.transpose(x, inverse(p)) for x, p in zip(found, afters, strict=True)]
         return {f"o{i}": value for i, value in enumerate(outs)}
 

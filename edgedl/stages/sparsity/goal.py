@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from ...data import Dataset
 from ...errors import DataError
-from ...frameworks import keras
+from ...frameworks import fed, keras
 from ...model import Model
 from ..training.loop import Objective, training_split
 from ..training.norm import reestimate
@@ -34,7 +34,7 @@ class FromOrigin:
 
     def __call__(self, x: Sequence[Any], y: Any, outputs: Sequence[Any], taps: dict[str, Any]) -> Any:
         ops, k = keras().ops, keras()
-        found = self.teacher(list(x) if len(x) > 1 else x[0], training=False)
+        found = self.teacher(fed(self.teacher, x), training=False)
         targets = [ops.stop_gradient(t) for t in k.tree.flatten(found)]
         parts = [_distance(*pair) for pair in zip(self.kinds, targets, outputs, strict=True)]
         return sum(parts[1:], parts[0])

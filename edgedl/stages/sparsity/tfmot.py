@@ -13,7 +13,7 @@ import numpy as np
 
 from ...data import Dataset
 from ...errors import DataError, MissingDependencyError, ModelError, UsageError
-from ...frameworks import no_stderr, tensorflow, tf_keras
+from ...frameworks import fed, no_stderr, tensorflow, tf_keras
 from ...model import Model
 from ...options import changed
 from ..rebuilding import clone
@@ -172,7 +172,7 @@ def _targets(model: Model, data: Dataset, x: Sequence[Any], aim: str) -> tuple[A
             return y.reshape((len(y), *model.net.outputs[0].shape[1:])), k.MeanSquaredError()
         return y, k.SparseCategoricalCrossentropy(from_logits=wanted.kind not in ("probabilities", "sigmoid"))
     teacher = model.net if model.origin is None else model.origin
-    found = teacher.predict(list(x) if len(x) > 1 else x[0], verbose=0)
+    found = teacher.predict(fed(teacher, x), verbose=0)
     each = {"probabilities": k.KLDivergence, "sigmoid": k.BinaryCrossentropy}
     losses = [each.get(kind, k.MeanSquaredError)() for kind in kinds(model.net)]
     return found, losses if len(losses) > 1 else losses[0]

@@ -12,7 +12,7 @@ import numpy as np
 from ...artifact import Array
 from ...data import Dataset
 from ...errors import DataError
-from ...frameworks import keras, tensorflow
+from ...frameworks import fed, keras, tensorflow
 from ...metrics import output_name
 from ...model import Model
 from ..rebuilding import inside
@@ -172,7 +172,7 @@ def _scores(model: Model, data: Dataset, at: int) -> Kind:
     """Whether class scores without a softmax in sight are probabilities all the same: some outputs tell."""
     feed = data.feed(training_split(data), 0, model.net.inputs[0].shape[0] or 16)
     x = [feed[s.name] for s in model.inputs]
-    found = model.net(x if len(x) > 1 else x[0], training=False)
+    found = model.net(fed(model.net, x), training=False)
     p = np.asarray(keras().tree.flatten(found)[at], np.float64)
     return "probabilities" if p.min() >= 0 and np.allclose(p.sum(-1), 1, atol=1e-3) else "logits"
 
