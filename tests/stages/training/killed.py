@@ -1,6 +1,7 @@
-"""A training in a process of its own, for tests that kill it: `killed.py FOLDER SLOW OUT` trains and writes the weights.
+"""A training in a process of its own, for tests that kill it: `killed.py FOLDER STEP OUT` trains and writes the weights.
 
-SLOW is how many seconds each batch takes longer, so that a test can hit the middle of an epoch.
+After the batch STEP (counted from 1; 0: none) it writes OUT.waiting and waits to be killed; until then it keeps a
+checkpoint after every batch.
 """
 
 from __future__ import annotations
@@ -44,19 +45,35 @@ def options(**more: Any) -> Training:
     return Training(**{**given, "augment": Augment(flip=True, shift=1, noise=0.1, mixup=0.2), **more})
 
 
-def main(folder: str, slow: float, out: str) -> None:
-    checkpoint.EVERY_S = loop.EVERY_S = 0.1
+class Wait(keras().callbacks.Callback):  # type: ignore[misc, name-defined]
+    """Stands still after a batch."""
 
-    class Slow(keras().callbacks.Callback):  # type: ignore[misc, name-defined]
-        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-            time.sleep(slow)
+    def __init__(self, step: int, sign: Path) -> None:
+        super().__init__()
+        self.left, self.sign = step, sign
 
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.left -= 1
+        if self.left == 0:
+            self.sign.touch()
+            time.sleep(600)
+
+
+def trained(out: Path, step: int = 0) -> None:
+    """Train, and write weights and record."""
+    wait = Wait(step, out.with_suffix(".waiting"))
     objective = Labelled(0, "probabilities", True)
-    with scratch.using(Path(folder)):
-        net, record = loop.train(network(), data(), options(), objective, prepare=lambda student, steps: [Slow()])
+    net, record = loop.train(network(), data(), options(), objective, prepare=lambda student, steps: [wait])
     np.savez(out, **{f"w{i}": v.value.numpy() for i, v in enumerate(net.variables)})
-    Path(out).with_suffix(".json").write_text(json.dumps(record))
+    out.with_suffix(".json").write_text(json.dumps(record))
+
+
+def main(folder: str, step: int, out: str) -> None:
+    if step:
+        checkpoint.EVERY_S = loop.EVERY_S = -1.0
+    with scratch.using(Path(folder)):
+        trained(Path(out), step)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], float(sys.argv[2]), sys.argv[3])
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
