@@ -182,7 +182,7 @@ def test_commands_of_a_page(page: Path, playground: Path, tmp_path: Path) -> Non
 def test_written_commands_parse(page: Path) -> None:
     """Commands, options and the types of their values are what the code declares; nothing is run."""
     for line in written(page):
-        name, *words = shlex.split(line.removeprefix("edgedl "))
+        name, *words = shlex.split(line.removeprefix("edgedl "), comments=True)
         command_of(name).make_context(name, words)
 
 

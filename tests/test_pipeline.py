@@ -95,12 +95,12 @@ def test_report_files_are_whole(finished: tuple[dict[str, Any], Path]) -> None:
 
 def test_a_second_run_does_no_work(finished: tuple[dict[str, Any], Path], digits_npz: Path) -> None:
     first, out = finished
-    start = time.perf_counter()
+    start = sum(os.times()[:4])
     again = edgedl.compress(
         DIGITS, out, data={"source": str(digits_npz)}, quantize={"scheme": "int8"}, formats=["tflite", "onnx"],
         targets=["cpu"], limits={"bench_seconds": 0.6, "max_drop": 0.02},
     )  # fmt: skip
-    assert time.perf_counter() - start < 10
+    assert sum(os.times()[:4]) - start < 10, "seconds of processor time, of this process and its children"
     assert all(s["reused"] for s in again["steps"] if not s["name"].startswith("bench"))
     assert [a["bytes"] for a in again["artifacts"]] == [a["bytes"] for a in first["artifacts"]]
 
@@ -196,13 +196,13 @@ def test_killed_in_the_middle_it_goes_on(tmp_path: Path, digits_npz: Path) -> No
         str(out),
     ]
     first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 480
     while not list((out / ".edgedl").glob("load_data-*/done.json")):
         assert time.monotonic() < deadline
         assert first.poll() is None
         time.sleep(0.05)
     first.send_signal(signal.SIGINT)
-    assert first.wait(timeout=20) == 130
+    assert first.wait(timeout=60) == 130
     assert "goes on from here" in (first.stderr.read() if first.stderr else "")
     left = [p for p in out.rglob("*") if p.is_file() and ".edgedl" not in p.parts]
     assert not left
