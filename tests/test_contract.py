@@ -23,7 +23,10 @@ from edgedl.recipe import Limits, Recipe, from_table
 from edgedl.registry import REGISTRIES, entries, find, names
 
 STEPS = [(kind, name) for kind in ("stage", "converter", "target") for name in names(kind)]
-CHECKED: dict[str, dict[str, Any]] = {"prune_weights": {"pattern": "2:4"}}  # options that take no other text
+CHECKED: dict[str, dict[str, Any]] = {  # options that take no other value, or only with others
+    "prune_weights": {"pattern": {"pattern": "2:4"}},
+    "prune_channels": {"rounds": {"rounds": 2, "epochs": 2}, "progressive": {"progressive": True, "epochs": 2}},
+}
 PLACES = {"stage": ("stages", "stage"), "converter": ("exports", "format"), "target": ("targets", "target")}
 
 
@@ -78,12 +81,12 @@ def another(kind: Any, default: Any) -> Any:
 
 
 def others(cls: Any, **known: Any) -> list[Any]:
-    """One instance for each field, in which only that field is not at its default; `known`: values that are checked."""
+    """One instance for each field, in which only that field is not at its default; `known`: options that are checked."""
     kinds = typing.get_type_hints(cls)
     found = []
     for f in dataclasses.fields(cls):
-        value = known[f.name] if f.name in known else another(kinds[f.name], getattr(cls(), f.name))
-        found.append(cls(**{f.name: value}))
+        given = known[f.name] if f.name in known else {f.name: another(kinds[f.name], getattr(cls(), f.name))}
+        found.append(cls(**given))
         assert found[-1] != cls(), f"{cls.__name__}.{f.name}"
     return found
 
@@ -104,7 +107,7 @@ def test_round_trips_through_a_recipe_field_by_field(kind: Any, name: str) -> No
 
 
 def test_data_and_limits_round_trip_field_by_field() -> None:
-    for data in others(DataOptions, metric="scores:mae"):
+    for data in others(DataOptions, metric={"metric": "scores:mae"}):
         hold_to_toml(Recipe("m.keras", data=data))
     for way in others(LoadOptions):
         if not way.allow_unsafe:  # which no recipe can say
