@@ -38,7 +38,7 @@ def test_killed_in_an_epoch_and_run_again_it_ends_with_the_same_weights(tmp_path
     killed = start(tmp_path / "b", step, tmp_path / "b.npz")
     runpy.run_path(str(SCRIPT))["trained"](tmp_path / "a.npz")
     while not (tmp_path / "b.waiting").exists():
-        assert killed.poll() is None, "it ended before it could be killed"
+        assert killed.poll() is None, f"it ended before it could be killed: {killed.communicate()[1].decode()}"
         time.sleep(0.02)
     found = header(tmp_path / "b")
     assert found is not None
