@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ..data import Dataset
 from ..errors import UsageError
@@ -32,9 +33,15 @@ class Finetune(Training):
             )
 
 
-def _told(record: dict[str, object]) -> str:
-    done, epochs = record["epochs_done"], record["epochs"]
-    assert isinstance(epochs, list)
+def _told(record: dict[str, Any]) -> str:
+    """The line of the history: how long, from which loss to which, and why not longer."""
+    epochs = record["epochs"]
     if not epochs:
         return "fine-tuned for 0 epochs"
-    return f"fine-tuned for {done} epochs: loss {epochs[0]['loss']:.4f} to {epochs[-1]['loss']:.4f}"
+    told = f"fine-tuned for {len(epochs)} epochs: loss {epochs[0]['loss']:.4f} to {epochs[-1]['loss']:.4f}"
+    if record["ended"] == "diverged":
+        return f"{told}, then the loss was no longer a number; the weights of epoch {record['best_epoch']} are kept"
+    early = (
+        f", stopped early; the weights of epoch {record['best_epoch']} are kept" if record["ended"] == "early" else ""
+    )
+    return told + early

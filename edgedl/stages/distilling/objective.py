@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from ...frameworks import keras
+from ..training.checkpoint import fingerprint
 from ..training.loop import Objective
 from . import losses
 from .matching import Pair
@@ -72,6 +73,11 @@ class Distillation:
     @property
     def needs_labels(self) -> bool:
         return self.labels is not None
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of the teachers' weights: a checkpoint of a training towards others is not gone on from."""
+        return fingerprint(*self.teachers)
 
     def __call__(self, x: Sequence[Any], y: Any, outputs: Sequence[Any], taps: dict[str, Any]) -> Any:
         given = [self._asked(teacher, x) for teacher in self.teachers]

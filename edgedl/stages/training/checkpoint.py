@@ -102,6 +102,11 @@ def checkpoint(net: Any, data: Dataset, options: Training, objective: Objective)
     return Checkpoint(folder / f"{PREFIX}{name}.npz", of)
 
 
+def fingerprint(*nets: Any) -> str:
+    """A digest of the weights of these networks, for an objective that depends on them (`Objective.fingerprint`)."""
+    return _digest(*(array(v) for net in nets for v in _weights(net)))
+
+
 def _weights(net: Any) -> list[Any]:
     """Without the states of random numbers, which differ from one loading to the next."""
     return [v for v in net.variables if not v.name.startswith("seed_generator_state")]

@@ -14,14 +14,14 @@ import numpy as np
 from ...artifact import Array
 from ...data import Dataset, Split
 from ...errors import DataError, ModelError, UsageError
-from ...frameworks import keras, tensorflow
+from ...frameworks import keras
 from ...metrics import REFERENCED, find_metric, output_name
 from ...worker import progress
 from ..rebuilding import clone
 from .batches import Batches, batches, divided, in_order, training_split
 from .checkpoint import EVERY_S, Checkpoint, checkpoint
 from .norm import reestimate
-from .optimizing import Objective, Stepper, array
+from .optimizing import Objective, Stepper, array, tensors
 from .options import Training
 from .schedules import rate
 from .structure import impose, structure
@@ -31,7 +31,6 @@ __all__ = ["Objective", "Prepare", "train", "training_split"]
 
 Prepare = Callable[[Any, int], Sequence[Any]]  # (the copy to train, steps in all) -> Keras callbacks
 WATCHED = 1000  # validation samples that are looked at after each epoch, at most
-UNMIXED = "mixed_precision was not used: training computes in float32"
 TELL_S = 0.25  # least time between two messages of progress
 
 
@@ -51,12 +50,13 @@ def train(
         student = clone(net)
         _seed_layers(student, options.seed)
         if options.epochs:
-            record = _Job.start(
-                student, data, options, objective, prepare, checkpoint(net, data, options, objective)
-            ).run()
+            kept_at = checkpoint(net, data, options, objective)
+            record = _Job.start(student, data, options, objective, prepare, kept_at).run()
         else:
-            record = {"epochs": [], "epochs_done": 0, "notes": []}
-    again = options.reestimate if not options.epochs else 0  # after augmented epochs clean samples make it worse
+            record = {"epochs": [], "epochs_done": 0, "notes": [], "ended": ""}
+    again = (
+        options.reestimate if not options.epochs else 0
+    )  # after epochs ResNet-20 lost three points by it; why is open
     measured = reestimate(student, data, again, seed=options.seed)
     return student, {**record, "reestimated": measured}
 
@@ -101,7 +101,8 @@ class _Job:
     told: float = 0.0
     first: int = 0  # the step at which this process began
     checkpoint: Checkpoint | None = None
-    stopped: bool = False  # before all epochs were done
+    stopped: bool = False  # no epoch is left to do
+    ended: str = ""  # why before all epochs were done: "early" (early stopping), "diverged", "callback"
     saved: float = field(default_factory=time.monotonic)  # when the last checkpoint was written
 
     @classmethod
@@ -120,9 +121,8 @@ class _Job:
         kept = impose(rules)
         if not student.trainable_variables:
             raise UsageError("no layer of this network is trainable", next="set trainable = True on its layers")
-        notes = [UNMIXED] if options.mixed_precision else []
         stepper = Stepper(student, objective, options)
-        stepper.build(*made.make(0, 0, chosen))
+        notes = stepper.build(*made.make(0, 0, chosen), fixed=bool(fixed))
         watched, index, name = _watched(data, split, held, objective)
         callbacks = keras().callbacks.CallbackList(
             found, model=student, epochs=options.epochs, steps=made.count, verbose=0
@@ -130,7 +130,7 @@ class _Job:
         record = {
             "samples": len(chosen), "held_out": len(held), "watched": name, "batch_size": made.size,
             "optimizer": options.optimizer, "schedule": options.schedule, "peak": options.peak, "notes": notes,
-            "kept": [asdict(k) for k in kept],
+            "kept": [asdict(k) for k in kept], "precision": stepper.precision, "devices": stepper.devices,
         }  # fmt: skip
         return cls(stepper, made, watched, index, options, callbacks, bool(fixed), record, checkpoint=kept_at)
 
@@ -145,12 +145,19 @@ class _Job:
             self.record["notes"] += self.checkpoint.others()
             return
         header, groups = found
+        used = header.get("precision", "float32")
+        if used != self.stepper.precision:
+            self.record["notes"].append(
+                f"a checkpoint was not used, because it is of training in {used}: training began anew"
+            )
+            return
         for variable, value in zip(self.stepper.variables, groups["variables"], strict=True):
             variable.assign(value)
         self.good, self.best = groups["good"], groups["best"]
         self.step = self.first = header["step"]
         self.total, self.epochs, self.stopped = float.fromhex(header["total"]), header["epochs"], header["done"]
-        self.record["notes"] += header["notes"]
+        self.ended = header.get("ended", "")
+        self.record["notes"] += [note for note in header["notes"] if note not in self.record["notes"]]
         self.record["resumed_from"] = {"epoch": self.step // self.batches.count + 1, "step": self.step}
         for i, callback in enumerate(self.stateful):
             callback.set_state({k: groups[f"callback{i}"][j] for j, k in enumerate(header["callbacks"][i])})
@@ -164,7 +171,8 @@ class _Job:
         groups |= {f"callback{i}": list(state.values()) for i, state in enumerate(states)}
         header = {
             "step": self.step, "total": self.total.hex(), "epochs": self.epochs, "done": done,
-            "notes": self.record["notes"], "callbacks": [list(state) for state in states],
+            "notes": self.record["notes"], "callbacks": [list(state) for state in states], "ended": self.ended,
+            "precision": self.stepper.precision,
         }  # fmt: skip
         self.checkpoint.save(header, groups)
         self.saved = time.monotonic()
@@ -181,6 +189,14 @@ class _Job:
         return self.options.epochs * self.batches.count
 
     def run(self) -> dict[str, Any]:
+        try:
+            self._epochs()
+        finally:
+            self.stepper.release()
+        self.callbacks.on_train_end()
+        return self._finished()
+
+    def _epochs(self) -> None:
         student = self.stepper.student
         self.callbacks.on_train_begin()
         self._resume()
@@ -189,10 +205,10 @@ class _Job:
         while not student.stop_training and epoch < self.options.epochs:
             more = self._epoch(epoch)
             epoch += 1
+            if student.stop_training and more and epoch < self.options.epochs:
+                self.ended = "callback"
             student.stop_training = student.stop_training or not more
             self._save(done=student.stop_training or epoch == self.options.epochs)
-        self.callbacks.on_train_end()
-        return self._finished()
 
     def _epoch(self, epoch: int) -> bool:
         """Train one epoch; returns whether to go on."""
@@ -202,7 +218,7 @@ class _Job:
             self.callbacks.on_train_batch_begin(done)
             value = rate(self.options, self.step, self.steps)
             self.stepper.optimizer.learning_rate = value
-            loss = float(self.stepper.step(*_tensors(x, y)))
+            loss = float(self.stepper.step(*self.stepper.batch(x, y)))
             if not np.isfinite(loss):
                 self._diverged(x, epoch, loss)
                 return False
@@ -232,7 +248,10 @@ class _Job:
         best = self._best()
         if best == epoch:
             self.best = weights
-        return epoch - best < self.options.patience
+        if epoch - best < self.options.patience:
+            return True
+        self.ended = "early" if epoch + 1 < self.options.epochs else ""
+        return False
 
     def _weights(self) -> list[Array]:
         return [array(v) for v in self.stepper.student.variables]
@@ -247,7 +266,7 @@ class _Job:
         at = getattr(self.stepper.objective, "at", 0)
         data, size = self.batches.data, self.batches.size
         for x, y, count in in_order(data, self.watched, self.chosen, size, self.fixed):
-            loss, found = self.stepper.evaluate(*_tensors(x, y))
+            loss, found = self.stepper.evaluate(*tensors(x, y))
             total += float(loss) * count
             outputs.append(np.asarray(found[at])[:count])
             labels += [] if y is None else [np.asarray(y)[:count]]
@@ -278,12 +297,14 @@ class _Job:
         """Raise ModelError where no epoch was finished, else note that its weights are kept."""
         if any(v.dtype.kind == "f" and not np.isfinite(v).all() for v in x):
             raise DataError("the training data holds values that are not numbers", next="remove these samples")
+        self.ended = "diverged"
         lower = f"{self.options.peak / 10:.2g}"
         told = f"the loss became {loss:g} in epoch {epoch + 1}, at a peak learning rate of {self.options.peak:g}"
+        plain = ", or mixed_precision = false" if self.stepper.mixed else ""
         if not self.good:
-            raise ModelError(told, next=f"set learning_rate = {lower}, or clip_norm = 1")
+            raise ModelError(told, next=f"set learning_rate = {lower}, or clip_norm = 1{plain}")
         self.record["notes"].append(
-            f"{told}: training stopped, and the weights after epoch {len(self.epochs)} are kept; try learning_rate = {lower}"
+            f"{told}: training stopped, and the weights after epoch {len(self.epochs)} are kept; try learning_rate = {lower}{plain}"
         )
 
     def _finished(self) -> dict[str, Any]:
@@ -296,7 +317,8 @@ class _Job:
                 variable.assign(variable.constraint(variable))
                 variable.constraint = None
         best = self._best() + 1 if self.options.patience else len(self.epochs)
-        return {**self.record, "epochs": self.epochs, "epochs_done": len(self.epochs), "best_epoch": best}
+        done = {"epochs": self.epochs, "epochs_done": len(self.epochs), "best_epoch": best, "ended": self.ended}
+        return {**self.record, **done}
 
     def _best(self) -> int:
         """The epoch of the least loss on the held-out samples, from 0."""
@@ -320,11 +342,6 @@ def _metric(name: str, net: Any, at: int) -> Any:
     ):
         return None
     return find_metric(name)
-
-
-def _tensors(x: Sequence[Array], y: Array | None) -> tuple[list[Any], Any]:
-    convert = tensorflow().convert_to_tensor
-    return [convert(v) for v in x], None if y is None else convert(y)
 
 
 def _clock(seconds: float) -> str:

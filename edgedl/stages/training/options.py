@@ -61,7 +61,9 @@ class Training:
     reestimate: int = (
         1000  # samples on which BatchNormalization is measured anew where no epoch follows a change; 0: never
     )
-    mixed_precision: bool = False  # asked for and noted in the record; training computes in float32 everywhere as yet
+    mixed_precision: bool = (
+        False  # compute in float16 where a GPU is fast at it, with a scaled loss; weights stay float32
+    )
     keep_zeros: bool = True  # weights that an earlier stage made zero, or put in clusters, stay so
     augment: Augment = field(default_factory=Augment)
     seed: int = 0  # of the order of samples, augmentation and dropout
