@@ -402,6 +402,27 @@ def _behind(apply: Apply, *ops: str) -> Apply:
     return guarded
 
 
+_THINNED = ("Slice", ("Slice", "x", "$b", "$e", "$a", "$s"), "$begin", "$end", "$axis", "$step")
+
+
+def _slice_of_both(g: Rewriter, root: Any, match: Match) -> bool:
+    """Every s-th entry of one axis, then of another, in one operator."""
+    inner, outer = ([g.constant(match[k]) for k in keys] for keys in (_THINNED[1][2:], _THINNED[2:]))
+    given = [array.reshape(-1) for array in (*inner, *outer) if array is not None]
+    if any(len(array) != 1 for array in given):
+        return False
+    starts, ends, axes, steps = (np.concatenate(pair) for pair in zip(given[:4], given[4:], strict=True))
+    alike = steps[0] == steps[1] > 1 and not starts.any() and axes[0] != axes[1] and (axes[0] < 0) == (axes[1] < 0)
+    if not alike:
+        return False
+    names = [
+        g.add(array.astype(np.int64), match[k])
+        for array, k in zip((starts, ends, axes, steps), _THINNED[2:], strict=True)
+    ]
+    g.replace(root, "Slice", [match["x"], *names])
+    return True
+
+
 PASSES: tuple[tuple[str, Callable[[Rewriter], None]], ...] = (
     ("softplus", rewrite(_SOFTPLUS, becomes("Softplus", "x"))),
     ("mish", rewrite(("Mul", "x", ("Tanh", ("Softplus", "x"))), becomes("Mish", "x"))),
@@ -428,6 +449,7 @@ PASSES: tuple[tuple[str, Callable[[Rewriter], None]], ...] = (
     ("bias_of_conv", rewrite(_SUMMED, _behind(_bias_of_conv, "Conv", "ConvTranspose"))),
     ("bias_of_product", rewrite(_SUMMED, _behind(_bias_of_product, "MatMul", "Gemm"))),
     ("pixel_shuffle", pixel_shuffle),
+    ("slices", rewrite(_THINNED, _slice_of_both)),
     ("attention", attention.find),
 )
 

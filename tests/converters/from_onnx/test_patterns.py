@@ -50,6 +50,7 @@ NORM = "m = ReduceMean<axes=[-1]>(x) d = Sub(x, m) "
 LAYER_NORM = NORM + "q = Pow(d, two) v = ReduceMean<axes=[-1]>(q) e = Add(v, eps) s = Sqrt(e) "
 GELU = "a = Div(x, r) e = Erf(a) p = Add(e, one) "
 N6 = {"g": vector(6), "b": vector(6, 1), "two": 2.0, "eps": 1e-5}
+BY_TWO = {"zero": [0], "all": [2**31 - 1], "high": [2], "wide": [3], "two": [2]}
 CASES: dict[str, tuple[Any, dict[str, int]]] = {
     "softplus": (model("e = Exp(x) p = Add(e, one) y = Log(p)", one=1.0), {"Softplus": 1}),
     "mish": (model("e = Exp(x) p = Add(one, e) l = Log(p) t = Tanh(l) y = Mul(x, t)", one=1.0), {"Mish": 1}),
@@ -136,6 +137,9 @@ CASES: dict[str, tuple[Any, dict[str, int]]] = {
     "bias_of_product_of_rank_3": (
         model("c = MatMul(x, w) y = Add(c, b)", w=vector(30).reshape(6, 5), b=vector(5)[None, None]), {"Dense": 1},
     ),
+    "slices": (
+        model("s = Slice(x, zero, all, high, two) y = Slice(s, zero, all, wide, two)", "N,4,6,5", **BY_TWO), {"Slice": 1},
+    ),
     "bias_of_gemm": (
         model("c = Gemm<alpha=0.5, transB=1>(x, w) y = Add(c, b)", "N,6", w=vector(30).reshape(5, 6), b=vector(5)),
         {"Gemm": 1},
@@ -154,6 +158,18 @@ ALONE: dict[str, Any] = {
     "scale and shift that are no BatchNormalization": model("m = Mul(x, a) y = Add(m, b)", a=vector(4)[:, None], b=vector(4)[:, None]),
     "a bias for each position": model("c = Conv(x, w) y = Add(c, b)", w=vector(60).reshape(5, 4, 3), b=vector(4)),
     "a product read twice": model("c = MatMul(x, w) d = Add(c, b) y = Mul(c, d)", w=vector(30).reshape(6, 5), b=vector(5)),
+    "slices by different steps": model(
+        "s = Slice(x, zero, all, high, two) y = Slice(s, zero, all, wide, three)", "N,4,6,5", three=[3], **BY_TWO,
+    ),
+    "slices from the second on": model(
+        "s = Slice(x, one, all, high, two) y = Slice(s, zero, all, wide, two)", "N,4,6,5", one=[1], **BY_TWO,
+    ),
+    "slices of one axis": model(
+        "s = Slice(x, zero, all, high, two) y = Slice(s, zero, all, high, two)", "N,4,6,5", **BY_TWO,
+    ),
+    "a slice read twice": model(
+        "s = Slice(x, zero, all, high, two) y = Slice(s, zero, all, wide, two)", "N,4,6,5", out="s, float y", **BY_TWO,
+    ),
     "a bias that adds a dimension": model("c = MatMul(x, w) y = Add(c, b)", "N,6", w=vector(30).reshape(6, 5), b=vector(5)[None, None]),
 }  # fmt: skip
 
@@ -252,6 +268,64 @@ def test_shuffled_pixels_whose_channels_are_read_otherwise_stay(between: str) ->
     made = applied(proto, without=("bias_of_conv",))
     assert not [n for n in made.graph.node if n.domain == "edgedl"]
     found = from_source(Source(proto, "a test"), Path("m.onnx"), LoadOptions(form="keras"))
+    assert max(e["max_relative"] for e in found.proof) <= CLOSE
+
+
+THIN = {
+    "in one": "y = Slice(r, zeros, alls, both, twos)",
+    "by one axis, then the other": "s = Slice(r, zero, all, high, two) y = Slice(s, zero, all, wide, two)",
+    "up to the length": "y = Slice(r, zeros, size, both, twos)",
+    "from behind": "y = Slice(r, zeros, alls, back, twos)",
+}
+THICK = {
+    "from the second row on": "y = Slice(r, later, alls, both, twos)",
+    "not to the end": "y = Slice(r, zeros, short, both, twos)",
+    "by different steps": "y = Slice(r, zeros, alls, both, steps)",
+    "backwards": "y = Slice(r, alls, lows, both, backs)",
+    "of rows alone": "y = Slice(r, zero, all, high, two)",
+    "of channels too": "y = Slice(r, zeros, alls, other, twos)",
+    "by more than there are": "y = Slice(r, zeros, alls, both, nines)",
+}
+
+
+def every_second(how: str, size: tuple[int, int], step: int = 2) -> Any:
+    """A convolution, and every second of its pixels."""
+    more = {
+        "zeros": [0, 0], "alls": [2**31 - 1] * 2, "both": [2, 3], "twos": [step] * 2, "size": list(size), "back": [-1, -2],
+        "later": [1, 0], "short": [size[0] - 2, 99], "steps": [2, 3], "lows": [-99, -99], "backs": [-2, -2],
+        "other": [1, 2], "nines": [9, 9], "w": vector(2 * 36).reshape(2, 4, 3, 3), **BY_TWO, "two": [step],
+    }  # fmt: skip
+    return model(
+        f"c = Conv<pads=[1,1,1,1]>(x, w) r = Relu(c) {how}", f"N,4,{size[0]},{size[1]}", **more,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("how", list(THIN))
+@pytest.mark.parametrize(("size", "step"), [((6, 8), 2), ((7, 5), 2), ((7, 8), 3)])
+def test_every_second_pixel_is_a_pooling_of_single_pixels(how: str, size: tuple[int, int], step: int) -> None:
+    proto = every_second(THIN[how], size, step)
+    proto.graph.node[-1].name = "shortcut/Slice"
+    found = from_source(Source(proto, "a test"), Path("m.onnx"), LoadOptions(form="keras"))
+    kinds = {o.name: type(o).__name__ for o in found.net.operations}
+    assert kinds["shortcut_Slice"] == "MaxPooling2D"
+    assert "GetItem" not in kinds.values()
+    assert max(e["max_relative"] for e in found.proof) <= CLOSE
+    import onnxruntime
+
+    x = np.random.default_rng(0).normal(size=(3, 4, *size)).astype(np.float32)
+    wanted = onnxruntime.InferenceSession(proto.SerializeToString()).run(None, {"x": x})[0]
+    ours = np.asarray(found.net(x if found.net.inputs[0].shape[1] == 4 else x.transpose(0, 2, 3, 1)))
+    ours = ours if ours.shape == wanted.shape else ours.transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(ours, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("how", list(THICK))
+def test_other_slices_of_pixels_stay_slices(how: str) -> None:
+    proto = every_second(THICK[how], (7, 8))
+    found = from_source(Source(proto, "a test"), Path("m.onnx"), LoadOptions(form="keras"))
+    kinds = Counter(type(o).__name__ for o in found.net.operations)
+    assert kinds["MaxPooling2D"] == 0
+    assert kinds["GetItem"]
     assert max(e["max_relative"] for e in found.proof) <= CLOSE
 
 
