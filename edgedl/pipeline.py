@@ -231,7 +231,7 @@ class Run:
         """The model in a format, verified and evaluated; quantized by its plan when the float file `base` is given."""
         quantized = base is not None
         name = f"{self.stem}.{export.name}"
-        label = f"{export.name} {scheme_of(stages) if quantized else 'float32'}"
+        label = f"{export.name} {scheme_of(stages) if quantized else 'float32'}{self._aside(stages)}"
         plain = everything(export.options)
         done = self.step(
             self.heavy, f"convert {label}", "convert",
@@ -303,6 +303,11 @@ class Run:
             self.warn(f"no comparison with the unchanged model in {export.name}: {error.message}")
             return
         self.dense[export.name] = (base, same)
+
+    def _aside(self, stages: Sequence[Step]) -> str:
+        """What tells the steps of the model as it came from those of what the stages made of it."""
+        changes = [any(s.name not in PLANNING for s in group) for group in (stages, self.recipe.stages)]
+        return " as it came" if changes == [False, True] else ""
 
     def within(self, converted: Converted) -> bool:
         """Whether the limits of the recipe hold."""
@@ -546,8 +551,8 @@ def compress(
 ) -> dict[str, Any]:
     """Compress a model file (or a `keras.Model`) into the folder `out`; returns the report.
 
-    `wanted`: what `recipe.assemble` takes: load={"module": ...}, data={"source": ...}, quantize={"scheme": ...},
-    formats=[...], targets=[...], limits={"max_drop": ...}, keep_layout=True, recipe=Path. Raises EdgedlError.
+    `wanted`: what `recipe.assemble` takes: load={"module": ...}, data={"source": ...},
+    stages=[("prune_channels", {"ratio": 0.5}), ("distill", {"epochs": 10})], quantize={"scheme": ...}, formats=[...], targets=[...], limits={"max_drop": ...}, keep_layout=True, recipe=Path. Raises EdgedlError.
 
         report = edgedl.compress("model.keras", "out", data={"source": "d.npz"}, quantize={"scheme": "int8"})
     """
