@@ -6,11 +6,11 @@ from typing import Any
 
 from .kernels import kernels
 
-TINY = 0.02  # of all weights in kernels: what smaller ones hold is not worth what their zeros cost
+TINY = 0.02  # of all weights in kernels: smaller ones have little to save
 
 
 def alone(net: Any) -> dict[str, str]:
-    """Kernel name -> why pruning leaves it alone by default. See docs/sparsity.md for the measurements."""
+    """Kernel name -> why pruning leaves it alone where `include` does not name it."""
     every = kernels(net)
     total = sum(k.size for k in every)
     found = {}

@@ -8,45 +8,18 @@ from typing import Any, Literal
 
 from ...data import Dataset
 from ...errors import DataError
-from ...frameworks import fed, keras
+from ...metrics import output_name
 from ...model import Model
+from ..distilling import teachers
+from ..distilling.objective import Distillation, Weights, made_extras
+from ..distilling.outputs import heads
+from ..rebuilding import tapped
 from ..training.loop import Objective, training_split
 from ..training.norm import reestimate
 from ..training.options import Training
-from ..training.task import kinds, labelled
+from ..training.task import labelled
 
 Loss = Literal["auto", "labels", "origin"]
-
-
-@dataclass(frozen=True, slots=True)
-class FromOrigin:
-    """The outputs of the network that the model was before any stage changed it, as targets; no labels are needed.
-
-    Kullback-Leibler divergence for softmax outputs, binary cross-entropy for sigmoids, and for others the squared
-    error over the variance of the target (Hinton et al., "Distilling the Knowledge in a Neural Network", 2015).
-    """
-
-    teacher: Any
-    kinds: Sequence[str]
-    taps: Sequence[str] = ()
-    layers: Sequence[Any] = ()
-    needs_labels: bool = False
-
-    def __call__(self, x: Sequence[Any], y: Any, outputs: Sequence[Any], taps: dict[str, Any]) -> Any:
-        ops, k = keras().ops, keras()
-        found = self.teacher(fed(self.teacher, x), training=False)
-        targets = [ops.stop_gradient(t) for t in k.tree.flatten(found)]
-        parts = [_distance(*pair) for pair in zip(self.kinds, targets, outputs, strict=True)]
-        return sum(parts[1:], parts[0])
-
-
-def _distance(kind: str, target: Any, output: Any) -> Any:
-    ops, losses = keras().ops, keras().losses
-    if kind == "probabilities":
-        return ops.mean(losses.kl_divergence(target, output))
-    if kind == "sigmoid":
-        return ops.mean(losses.binary_crossentropy(target, output))
-    return ops.mean(ops.square(target - output)) / (ops.var(target) + 1e-7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +41,16 @@ class WithState:
     def needs_labels(self) -> bool:
         return self.inner.needs_labels
 
+    @property
+    def fingerprint(self) -> str:
+        """What the inner objective depends on besides, for checkpoints."""
+        return str(getattr(self.inner, "fingerprint", ""))
+
+    @property
+    def at(self) -> int:
+        """Index of the output that the metric and the labels are about."""
+        return int(getattr(self.inner, "at", 0))
+
     def __call__(self, x: Sequence[Any], y: Any, outputs: Sequence[Any], taps: dict[str, Any]) -> Any:
         return self.inner(x, y, outputs, taps)
 
@@ -82,8 +65,29 @@ def goal(model: Model, data: Dataset, loss: Loss) -> tuple[Objective, str]:
         )
     if loss == "labels" or (loss == "auto" and has_labels):
         return labelled(model, data), "labels"
-    teacher = model.net if model.origin is None else model.origin
-    return FromOrigin(teacher, kinds(model.net)), "origin"
+    return from_origin(model, data), "origin"
+
+
+def from_origin(model: Model, data: Dataset) -> Objective:
+    """The outputs of the network before any stage changed it, as targets; no labels are needed.
+
+    `Distillation` of outputs alone, at temperature 1: KL divergence of classes, binary cross-entropy of yes or no, and
+    for values the squared error over their variance. Raises ModelError where the origin gives what is no number.
+    """
+    weights = Weights(label=0.0, logits=1.0, features=0.0, attention=0.0, relational=0.0)
+    tutor = teachers.origin(model)
+    found = heads(model, [tutor.net], teachers.look([tutor], model, data), data)
+    names = [spec.name for spec in model.outputs]
+    return Distillation(
+        teachers=(tapped(tutor.net, ()),),
+        heads=found,
+        pairs=(),
+        weights=weights,
+        temperature=1.0,
+        labels=None,
+        extras=made_extras((), weights, 1, 0),
+        at=names.index(output_name(data.metric, names)),
+    )
 
 
 def statistics(net: Any, data: Dataset, options: Training) -> int:

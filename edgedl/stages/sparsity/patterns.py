@@ -14,7 +14,7 @@ from ...errors import UsageError
 
 Ranking = Literal["layer", "global", "lamp"]
 BLOCKS: dict[str, str] = {  # target -> the block its sparse kernels read
-    "cpu": "1x4",  # the sparse fully-connected kernels of LiteRT: four inputs of one output at a time
+    "cpu": "1x4",  # FullyConnectedSparseWeight1x4 in the source of LiteRT: four inputs of one output at a time
 }
 
 
