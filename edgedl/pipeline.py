@@ -552,7 +552,8 @@ def compress(
     """Compress a model file (or a `keras.Model`) into the folder `out`; returns the report.
 
     `wanted`: what `recipe.assemble` takes: load={"module": ...}, data={"source": ...},
-    stages=[("prune_channels", {"ratio": 0.5}), ("distill", {"epochs": 10})], quantize={"scheme": ...}, formats=[...], targets=[...], limits={"max_drop": ...}, keep_layout=True, recipe=Path. Raises EdgedlError.
+    stages=[("prune_channels", {"ratio": 0.5}), ("distill", {"epochs": 10})], quantize={"scheme": ...}, formats=[...],
+    targets=[...], limits={"max_drop": ...}, keep_layout=True, recipe=Path. Raises EdgedlError.
 
         report = edgedl.compress("model.keras", "out", data={"source": "d.npz"}, quantize={"scheme": "int8"})
     """
