@@ -105,6 +105,28 @@ def test_fine_tuning_lowers_the_loss_and_says_so() -> None:
     assert json.loads(json.dumps(record)) == record
 
 
+def test_the_history_says_that_it_stopped_early() -> None:
+    after = Finetune(epochs=80, batch_size=16, learning_rate=0.1, patience=2, schedule="constant")(
+        model(dense(3, "softmax")), data(INTS)
+    )
+    (record,) = after.records
+    assert record["ended"] == "early"
+    assert after.history[-1].endswith(f", stopped early; the weights of epoch {record['best_epoch']} are kept")
+
+
+def test_the_history_says_that_the_loss_was_no_longer_a_number() -> None:
+    """Squared errors of ever larger outputs: at this rate they leave float32 after some epochs."""
+    after = Finetune(epochs=60, batch_size=32, optimizer="sgd", learning_rate=60.0, schedule="constant", warmup=0.0)(
+        model(dense(1)), data(REAL, "mae")
+    )
+    (record,) = after.records
+    assert record["ended"] == "diverged"
+    assert 0 < record["epochs_done"] < 60
+    told = f"then the loss was no longer a number; the weights of epoch {record['epochs_done']} are kept"
+    assert after.history[-1].endswith(told)
+    assert np.all([np.isfinite(w).all() for w in after.net.get_weights()])
+
+
 def test_smoothing_of_more_than_all_is_refused() -> None:
     with pytest.raises(UsageError, match="label_smoothing"):
         Finetune(label_smoothing=1.0)

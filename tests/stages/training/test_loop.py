@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ keras = pytest.importorskip("keras", reason="needs keras: pip install 'edgedl[co
 from edgedl import scratch  # noqa: E402
 from edgedl.data import Dataset, Split  # noqa: E402
 from edgedl.errors import DataError, ModelError  # noqa: E402
+from edgedl.stages.training import checkpoint  # noqa: E402
 from edgedl.stages.training.loop import train  # noqa: E402
 from edgedl.stages.training.norm import reestimate  # noqa: E402
 from edgedl.stages.training.options import Training  # noqa: E402
@@ -121,8 +122,32 @@ def test_it_stops_early_with_the_best_weights() -> None:
     losses = [e["val_loss"] for e in record["epochs"]]
     assert record["epochs_done"] == len(losses) < 60
     assert record["best_epoch"] == int(np.argmin(losses)) + 1 == len(losses) - 2
+    assert record["ended"] == "early"
     assert (record["samples"], record["held_out"]) == (58, 6)
     assert json.loads(json.dumps(record)) == record
+
+
+class Seen(keras.callbacks.Callback):  # type: ignore[misc]
+    """Keeps the weights after each epoch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights: list[list[Any]] = []
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.weights.append([np.array(v.value) for v in self.model.variables])
+
+
+def test_the_weights_of_the_best_epoch_are_put_back() -> None:
+    seen = Seen()
+    options = Training(epochs=60, batch_size=16, patience=3, learning_rate=0.05, schedule="constant")
+    net, record = train(dense(64), data(), options, CLASSES, prepare=lambda net, steps: [seen])
+    best = record["best_epoch"] - 1
+    assert best < len(seen.weights) - 1
+    for kept, then, last in zip(net.variables, seen.weights[best], seen.weights[-1], strict=True):
+        np.testing.assert_array_equal(kept.value, then)
+        if then.dtype.kind == "f":
+            assert np.any(then != last)
 
 
 def test_a_loss_that_is_no_number_says_which_rate_to_try() -> None:
@@ -137,6 +162,7 @@ def test_the_last_good_weights_are_kept_where_the_loss_becomes_no_number_later()
     assert all(np.isfinite(w).all() for w in net.get_weights())
     assert record["epochs_done"] == 2
     assert "weights after epoch 2 are kept" in record["notes"][0]
+    assert record["ended"] == "diverged"
 
 
 def test_inputs_that_are_no_numbers_are_told_apart() -> None:
@@ -182,6 +208,39 @@ class _Saved(keras.callbacks.Callback):  # type: ignore[misc]
 
 def _interrupted(net: Any, steps: int) -> Sequence[Any]:
     return [_Saved()]
+
+
+@dataclass(frozen=True)
+class Taught:
+    """Squared error to another network's outputs."""
+
+    teacher: Any
+    taps: Sequence[str] = ()
+    layers: Sequence[Any] = ()
+    needs_labels: bool = False
+
+    @property
+    def fingerprint(self) -> str:
+        return checkpoint.fingerprint(self.teacher)
+
+    def __call__(self, x: Any, y: Any, outputs: Any, taps: Any) -> Any:
+        return keras.ops.mean((self.teacher(x[0], training=False) - outputs[0]) ** 2)
+
+
+def test_a_checkpoint_of_another_teacher_is_not_used(tmp_path: Path) -> None:
+    options, teacher = Training(epochs=3, batch_size=16), dense(12)
+    with scratch.using(tmp_path):
+        with pytest.raises(KeyboardInterrupt):
+            train(dense(8), data(), options, Taught(teacher), prepare=_interrupted)
+        other = dense(12)
+        other.set_weights([w * 1.01 for w in other.get_weights()])
+        _, record = train(dense(8), data(), options, Taught(other))
+        assert "because it is of other objective: training began anew" in record["notes"][0]
+        with pytest.raises(KeyboardInterrupt):
+            train(dense(8), data(), replace(options, seed=1), Taught(teacher), prepare=_interrupted)
+        same = dense(12)
+        _, record = train(dense(8), data(), replace(options, seed=1), Taught(same))
+        assert record["resumed_from"]["epoch"] == 2
 
 
 @pytest.mark.parametrize(
