@@ -13,8 +13,8 @@ from edgedl.errors import UsageError
 pytest.importorskip("keras", reason="needs pip install 'edgedl[compress]'")
 
 from edgedl.converters.inspect_keras import KerasInspector
-from edgedl.macs import layers_of
 from edgedl.frameworks import keras, tensorflow
+from edgedl.macs import layers_of
 
 
 def profiled_macs(net: Any) -> int:
