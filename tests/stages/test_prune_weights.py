@@ -125,6 +125,14 @@ def test_without_labels_it_learns_from_the_origin(as_model: Any, data_for: Data)
     assert error[12] < error[0]
 
 
+@pytest.mark.parametrize("loss", ["labels", "origin"])
+def test_without_any_sample_there_is_nothing_to_train_on(small: Model, data_for: Data, loss: Any) -> None:
+    data = data_for(small)
+    none = data.validation.take(np.arange(0))
+    with pytest.raises(DataError, match="there is no training data"):
+        PruneWeights(epochs=1, loss=loss)(small, dataclasses.replace(data, train=none))
+
+
 def test_zeros_of_an_earlier_stage_stay(small: Model, data_for: Data) -> None:
     data = data_for(small)
     first = PruneWeights(epochs=0, sparsity=0.5)(small, data)

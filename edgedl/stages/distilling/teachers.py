@@ -12,7 +12,7 @@ import numpy as np
 
 from ...artifact import Array, TensorSpec
 from ...data import Dataset
-from ...errors import ModelError, UsageError
+from ...errors import DataError, ModelError, UsageError
 from ...frameworks import keras
 from ...model import ALLOW_UNSAFE, LoadOptions, Model, load, require_keras
 from ..rebuilding import clone, inside
@@ -117,8 +117,13 @@ def _said(specs: Sequence[TensorSpec]) -> str:
 
 
 def look(teachers: Sequence[Teacher], model: Model, data: Dataset) -> list[list[Array]]:
-    """What each teacher gives for the first training inputs. Raises ModelError where that is not a number."""
+    """What each teacher gives for the first training inputs.
+
+    Raises DataError where there are none, ModelError where it gives what is not a number.
+    """
     split = training_split(data)
+    if not len(split):
+        raise DataError("there is no training data", next="give data with --data")
     feed = data.feed(split, 0, SEEN)
     found = []
     for teacher in teachers:
