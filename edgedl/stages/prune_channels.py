@@ -34,6 +34,10 @@ from .training.options import Training
 
 Budget = Literal["macs", "params", "memory", "latency"]
 FIT = 256  # inputs on which kernels are fitted
+NOTE_GENERATED = (
+    "pruned on generated inputs: channels were judged and kernels fitted on these, which hold for real inputs only as far "
+    "as they are alike; give the data that the model is for, or set fit = false"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +104,8 @@ class PruneChannels(Training):
                 trained = self._recovered(trained, data, index)
         record |= self._summary(net, trained.net, before)
         text = _told(record, self.budget)
-        return replace(model.changed(text, trained.net, record), notes=(*model.notes, *_notes(record)))
+        notes = [*_notes(record), *([NOTE_GENERATED] if data.generated else [])]
+        return replace(model.changed(text, trained.net, record), notes=(*model.notes, *notes))
 
     def _goal(self, first: Any, share: float, rounds: Sequence[Mapping[str, Any]]) -> float | None:
         """The cost that is left when `share` of the first network's is gone; None: of a latency not measured yet."""
@@ -139,7 +144,7 @@ class PruneChannels(Training):
         if self.fit:
             progress(3, 4, "fitting kernels")
             fitted = reconstruct(graph, keep, net, [x[:FIT] for x in inputs])
-        else:
+        elif not data.generated:
             reestimate(net, data, self.reestimate)
         told |= {"share": share, "left_alone": dict(graph.left_alone), "frozen": _frozen(graph)}
         told["fitted"] = {path: [round(v, 4) for v in errors] for path, errors in fitted.items()}
