@@ -134,16 +134,13 @@ def by_macs(model: Any, data: Any, latency: Any, goal: float, step: int) -> Any:
     """
     from edgedl.stages.channels.choose import Bounds, choose
     from edgedl.stages.channels.cost import Polynomial
-    from edgedl.stages.channels.criteria import NORMALIZE, normalized
-    from edgedl.stages.channels.criteria import score as scored
     from edgedl.stages.prune_channels import PruneChannels
+    from edgedl.stages.training.loop import training_split
 
     stage, graph = PruneChannels(budget="macs", round_to=step), latency.graph
     cost, total = Polynomial(graph, "macs"), macs(model.net)
     bounds = Bounds(step, stage.min_channels, stage.min_share)
-    assert stage.criterion != "surgeon"
-    scores = scored(graph, stage.criterion, data, samples=stage.samples, seed=stage.seed)
-    scores = normalized(graph, scores, NORMALIZE[stage.criterion])
+    scores = stage._scores(graph, data, list(data.feed(training_split(data), 0, stage.samples).values()))
     low, high, best = 0.0, 1 - bounds.min_share, None
     for _ in range(BISECTIONS):
         ratio = (low + high) / 2
