@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
@@ -51,10 +51,14 @@ class PruneChannels(Training):
 
     ratio: float = 0.5  # share of the cost to remove, above 0 and below 1; 0.5 is 2 x fewer
     budget: Budget = "macs"  # what is counted; latency: milliseconds measured on `target`
-    criterion: Criterion | Literal["surgeon"] = "fisher"  # how much a channel matters
-    ranking: Ranking = (
-        "per-cost"  # the least score lost per cost saved first; or global, or the same share of every layer
+    criterion: Criterion | Literal["surgeon", "auto"] = (
+        "auto"  # how much a channel matters; auto: surgeon for per-layer,
     )
+    # fisher for other rankings, l2 where inputs are generated
+    ranking: Ranking | Literal["auto"] = (
+        "auto"  # per-layer: the same share of every layer; global; per-cost: score lost per
+    )
+    # cost saved; auto: per-cost for latency, else per-layer
     normalize: Normalize | Literal["auto"] = "auto"  # of scores within a group, before they are compared between groups
     round_to: int = 0  # channels that stay are a multiple of it; 0: the target's for latency, else 1
     min_channels: int = 1  # of a layer, at least
@@ -68,7 +72,9 @@ class PruneChannels(Training):
     fit: bool = True  # fit the kernels that lost inputs, by least squares; else BatchNormalization is measured anew
     samples: int = 512  # inputs that criteria look at
     target: str = "cpu"  # where latency is measured
+    target_options: Mapping[str, Any] = field(default_factory=dict)  # of that target, as { threads = 2 }
     scheme: Literal["int8", "float32"] = "int8"  # of the file whose latency is measured
+    seconds: float = 60.0  # about so long the target's operators are timed, in all
 
     def __post_init__(self) -> None:
         Training.__post_init__(self)
@@ -83,6 +89,8 @@ class PruneChannels(Training):
             raise UsageError("several rounds need training between them", next="set epochs, or rounds = 1")
         if self.progressive and not self.epochs:
             raise UsageError("progressive pruning needs training before the cut", next="set epochs")
+        if self.seconds <= 0:
+            raise UsageError(f"seconds is {self.seconds:g}, but must be above 0", next="leave it out")
         if not 0 <= self.max_layer_drop <= 1:
             raise UsageError(f"max_layer_drop is {self.max_layer_drop:g}, but must be in 0..1", next="use 0.02")
 
@@ -125,7 +133,7 @@ class PruneChannels(Training):
         if not graph.prunable:
             raise _nothing(graph)
         inputs = _inputs(data, self.samples)
-        progress(0, 4, f"scoring channels by {self.criterion}")
+        progress(0, 4, f"scoring channels by {self._criterion(data)}")
         scores = self._scores(graph, data, inputs)
         scanned = self._scanned(graph, scores, model, data)
         progress(1, 4, "choosing channels")
@@ -146,19 +154,39 @@ class PruneChannels(Training):
             fitted = reconstruct(graph, keep, net, [x[:FIT] for x in inputs])
         elif not data.generated:
             reestimate(net, data, self.reestimate)
-        told |= {"share": share, "left_alone": dict(graph.left_alone), "frozen": _frozen(graph)}
+        told |= {
+            "criterion": self._criterion(data),
+            "ranking": self._ranking,
+            "share": share,
+            "left_alone": dict(graph.left_alone),
+            "frozen": _frozen(graph),
+        }
         told["fitted"] = {path: [round(v, 4) for v in errors] for path, errors in fitted.items()}
         return model.changed("cut", net), told
 
+    @property
+    def _ranking(self) -> Ranking:
+        if self.ranking == "auto":
+            return "per-cost" if self.budget == "latency" else "per-layer"
+        return "per-cost" if self.budget == "latency" and self.ranking == "global" else self.ranking
+
+    def _criterion(self, data: Dataset) -> Criterion | Literal["surgeon"]:
+        if self.criterion != "auto":
+            return self.criterion
+        if data.generated:
+            return "l2"
+        return "surgeon" if self._ranking == "per-layer" else "fisher"
+
     def _scores(self, graph: ChannelGraph, data: Dataset, inputs: Sequence[Array]) -> Scores:
-        if self.criterion == "surgeon":
+        criterion = self._criterion(data)
+        if criterion == "surgeon":
             scores, how = surgeon(graph, inputs, seed=self.seed), "none"
             if not np.isnan(scores[np.concatenate([g.channels for g in graph.prunable])]).any():
                 return scores
             other = score(graph, "taylor", data, samples=self.samples, seed=self.seed)
             return np.where(np.isnan(scores), other, scores)
-        scores = score(graph, self.criterion, data, samples=self.samples, seed=self.seed)
-        how = NORMALIZE[self.criterion] if self.normalize == "auto" else self.normalize
+        scores = score(graph, criterion, data, samples=self.samples, seed=self.seed)
+        how = NORMALIZE[criterion] if self.normalize == "auto" else self.normalize
         return normalized(graph, scores, how)
 
     def _scanned(self, graph: ChannelGraph, scores: Scores, model: Model, data: Dataset) -> Scan | None:
@@ -166,7 +194,7 @@ class PruneChannels(Training):
         if not self.sensitivity and not self.max_layer_drop:
             return None
         names = [s.name for s in model.outputs]
-        return scan(graph, scores, data, criterion=self.criterion, seed=self.seed, outputs=names)
+        return scan(graph, scores, data, criterion=self._criterion(data), seed=self.seed, outputs=names)
 
     def _chosen(
         self, graph: ChannelGraph, scores: Scores, share: float, goal: float | None, scanned: Scan | None
@@ -174,14 +202,18 @@ class PruneChannels(Training):
         """The mask, and what there is to tell of the choice."""
         step = self.round_to or 1
         if self.budget == "latency":
-            latency = Latency(graph, self.target, scheme=self.scheme, round_to=self.round_to or None)
+            latency = Latency(
+                graph, self.target, options=self.target_options, scheme=self.scheme, round_to=self.round_to or None,
+                seconds=self.seconds,
+            )  # fmt: skip
             bounds = self._bounds(graph, latency.round_to, scanned)
-            ranking: Ranking = "per-cost" if self.ranking == "global" else self.ranking
             faster = None if goal is not None else 1 / (1 - share)
-            return choose_by_latency(graph, scores, latency, ms=goal, speedup=faster, ranking=ranking, bounds=bounds)
+            return choose_by_latency(
+                graph, scores, latency, ms=goal, speedup=faster, ranking=self._ranking, bounds=bounds
+            )
         cost: Cost = Polynomial(graph, self.budget)
         assert goal is not None
-        return choose(graph, scores, cost, goal, ranking=self.ranking, bounds=self._bounds(graph, step, scanned)), {}
+        return choose(graph, scores, cost, goal, ranking=self._ranking, bounds=self._bounds(graph, step, scanned)), {}
 
     def _bounds(self, graph: ChannelGraph, step: int, scanned: Scan | None) -> list[Bounds]:
         """What each group may be cut to. Raises UsageError for a pattern that matches no layer."""

@@ -8,6 +8,7 @@ the layers before it were fitted (He, Zhang and Sun, "Channel Pruning for Accele
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from .shrink import Mask
 ROWS = 8192  # places of a layer's output at which it is fitted, at most
 RIDGE = 1e-3  # of the mean diagonal of the Gram matrix: how strongly the kernel is drawn to the one that was there
 MOST_BYTES = 1 << 30  # of all activations of one pass
+LARGEST = 4608  # entries that an output reads; larger layers keep the kernel they have
 FITTED = ("Dense", "Conv1D", "Conv2D", "Conv3D")
 
 Hook = Callable[[Any, str, Any], None]  # (operation, path, its first input), before it is called
@@ -110,7 +112,9 @@ def fitted_layers(graph: ChannelGraph, keep: Mask) -> frozenset[str]:
         if type(call.op).__name__ not in FITTED or terms.get(path) != 1 or getattr(call.op, "groups", 1) != 1:
             continue
         read = call.weights[kernel_index(call.op)][-2]
-        if read is not None and not graph.kept(keep, read).all():
+        if read is None or graph.kept(keep, read).all():
+            continue
+        if int(graph.kept(keep, read).sum()) * prod(call.op.kernel.shape[:-2]) <= LARGEST:
             found.add(path)
     return frozenset(found)
 

@@ -20,7 +20,8 @@ from .choose import Scores
 from .graph import ChannelGraph, Group, Site
 from .reconstruct import FITTED, RIDGE, fitting_feed, gram_rows, kernel_index, run
 
-LARGEST = 4096  # entries that an output reads; layers beyond are ranked without fitting after each removal
+LARGEST = 2304  # entries that an output reads: 3x3 windows of 256 channels; the groups that larger layers read have NaN
+ROUNDS = 256  # of a group, at most: in larger ones several channels are taken at once
 Layer = tuple[Array, Array, Array]  # Gram matrix, kernel as a matrix, how much each output channel matters
 
 
@@ -51,13 +52,15 @@ def _ordered(graph: ChannelGraph, group: Group, readers: Sequence[Site], layers:
     left = np.arange(len(group))
     costs = np.zeros(len(group))
     last = 0.0
+    step = -(-len(group) // ROUNDS)
     while len(left):
         now = np.sum([r.costs(left) for r in state], axis=0)
-        best = int(np.argmin(now))
-        last = max(last, float(now[best]))
-        costs[left[best]] = last
-        for reader in state:
-            reader.remove(int(left[best]))
+        best = np.argsort(now, kind="stable")[:step]
+        costs[left[best]] = np.maximum(now[best], last)
+        last = float(costs[left[best]].max())
+        for channel in left[best].tolist():
+            for reader in state:
+                reader.remove(channel)
         left = np.delete(left, best)
     return costs
 
@@ -76,7 +79,6 @@ class _Reader:
         self.inverse = np.linalg.inv(gram + RIDGE * max(np.trace(gram) / len(gram), 1e-12) * np.eye(len(gram)))
         self.kernel = kernel.copy()
         self.worth = worth
-        self.fitted = len(gram) <= LARGEST
 
     def costs(self, channels: Array) -> Array:
         """What the removal of each of these channels costs now."""
@@ -88,8 +90,6 @@ class _Reader:
 
     def remove(self, channel: int) -> None:
         """Take the channel out and fit the others."""
-        if not self.fitted:
-            return
         rows = self.rows[channel]
         across = self.inverse[:, rows]
         change = np.linalg.solve(
@@ -109,7 +109,7 @@ def _measured(graph: ChannelGraph, feed: Sequence[Any], weights: dict[str, Array
     found: dict[str, Layer] = {}
 
     def see(op: Any, path: str, x: Any) -> None:
-        if path in weights and path not in found:
+        if path in weights and path not in found and np.prod(op.kernel.shape[:-1]) <= LARGEST:
             rows = gram_rows(op, x).astype(np.float64)
             if op.bias is not None:
                 rows -= rows.mean(0)
