@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import importlib.util
 import re
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from .errors import ModelError, UsageError
@@ -25,7 +28,7 @@ def call(spec: str, returns: str) -> Any:
     folder = str(Path(name).resolve().parent if is_file else Path.cwd())
     sys.path.insert(0, folder)
     try:
-        return getattr(importlib.import_module(Path(name).stem if is_file else name), attribute)()
+        return getattr(_of_file(Path(name).resolve()) if is_file else importlib.import_module(name), attribute)()
     except (Exception, SystemExit) as error:  # the user's own code may raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ModelError(
@@ -35,3 +38,24 @@ def call(spec: str, returns: str) -> Any:
     finally:
         if folder in sys.path:
             sys.path.remove(folder)
+
+
+def _of_file(path: Path) -> ModuleType:
+    """The module of a file, under its own name unless another module has that: net.py of one folder is not that of another."""
+    known = sys.modules.get(path.stem)
+    if known is None:
+        known = importlib.import_module(path.stem)
+    if Path(getattr(known, "__file__", None) or "").resolve() == path:
+        return known
+    name = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        if spec is None or spec.loader is None:
+            raise ImportError(f"{path} cannot be imported")
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return sys.modules[name]
