@@ -17,6 +17,7 @@ from .choose import Scores
 from .gradients import Samples, Slopes, Values
 from .graph import ChannelGraph, Group, Site
 from .masked import Masked, everything
+from .reconstruct import activation_bytes
 from .shrink import Mask
 
 Criterion = Literal["l1", "l2", "bn-scale", "fpgm", "taylor", "fisher", "hessian", "activation", "random"]
@@ -26,6 +27,7 @@ NORMALIZE: dict[str, Normalize] = {  # of each criterion, unless another is aske
     "l1": "mean", "l2": "mean", "bn-scale": "mean", "fpgm": "mean", "activation": "mean",
     "taylor": "none", "fisher": "none", "hessian": "none", "random": "none",
 }  # fmt: skip
+MOST_BYTES = 2 << 30  # of the activations of a batch, which are all kept for its gradients
 DRAWS = 2  # random directions a batch for the diagonal of the Hessian
 
 
@@ -68,7 +70,8 @@ class Scorer:
         if data is None or min(samples, batch) < 1:
             raise UsageError(f"{criterion} needs data to run the network on", next="give some, or use l2")
         self.masked = Masked(graph)
-        self.samples = Samples(graph.net, data, samples, batch, seed)
+        room = max(1, int(MOST_BYTES // max(activation_bytes(graph), 1)))
+        self.samples = Samples(graph.net, data, samples, min(batch, room), seed)
         if criterion != "activation":
             self.slopes = Slopes(self.masked, loss, seed)
 

@@ -49,7 +49,7 @@ class Samples:
         for index in self.order:
             part = self.split.take(index)
             feed = self.data.feed(part)
-            x = [tf.constant(feed[t.name]) for t in inside(self.net).inputs]
+            x = [tf.constant(feed[name]) for name in part.x]  # the data's names, which need not be those of the tensors
             yield x, None if part.y is None else tf.constant(np.asarray(part.y))
 
 

@@ -11,13 +11,15 @@ import numpy as np
 
 from ...artifact import Array
 from ...frameworks import deep, keras
-from ...macs import volume
+from ...macs import layers_of, volume
 from ...worker import progress
 from ..rebuilding import inside, leaves
 from .decompose import Metric
 
 BATCH = 32
 LARGEST = 2304  # rows of a covariance, at most: 3x3 x 256 channels; beyond, that of single channels
+MOST_BYTES = 1 << 30  # of all activations of a batch
+PATCH_BYTES = 256 << 20  # of the patches of a batch, of which ROWS are then drawn
 ROWS = 4096  # patches of a batch that are looked at, at most
 WITH_KERNELS = (
     "Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose", "DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D",
@@ -162,6 +164,7 @@ def metrics(net: Any, found: Sequence[Site], feed: Sequence[Array], seed: int = 
     def visit(path: str, op: Any, args: Any, kwargs: Any) -> Any:
         if (site := known.get(path)) is not None and (size := _width(site)):
             x = np.asarray(args[0], np.float32)
+            x = x[: max(1, PATCH_BYTES // max(x[0].nbytes * prod(site.window), 1))]
             rows = patches(site.layer, x) if size == site.kernel[..., 0].size else _channels_last(site.layer, x)
             rows = rows.reshape(-1, size)
             if len(rows) > ROWS:
@@ -190,9 +193,14 @@ def _metric(m: _Moments, about_mean: bool) -> Metric:
 def batches(net: Any, feed: Sequence[Array]) -> Iterator[tuple[int, list[Array]]]:
     """(samples so far, arrays) in batches that the network takes; what is left of a fixed batch is dropped."""
     fixed = next((t.shape[0] for t in net.inputs if t.shape and t.shape[0]), None)
-    size, total = int(fixed or BATCH), len(feed[0])
+    size, total = int(fixed or min(BATCH, _room(net))), len(feed[0])
     for start in range(0, total - total % size if fixed else total, size):
         yield min(start + size, total), [x[start : start + size] for x in feed]
+
+
+def _room(net: Any) -> int:
+    """Samples whose activations can all be kept at once, at least 1."""
+    return max(1, MOST_BYTES // max(sum(row.activation_bytes for row in layers_of(net)), 1))
 
 
 def _channels_last(layer: Any, x: Array) -> Array:

@@ -322,7 +322,7 @@ class _Job:
 
     def _best(self) -> int:
         """The epoch of the least loss on the held-out samples, from 0."""
-        return int(np.argmin([entry["val_loss"] for entry in self.epochs]))
+        return int(np.argmin(np.nan_to_num([entry["val_loss"] for entry in self.epochs], nan=np.inf)))
 
 
 def _watched(data: Dataset, split: Split, held: Array, objective: Objective) -> tuple[Split, Array, str]:

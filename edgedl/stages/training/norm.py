@@ -10,10 +10,12 @@ import numpy as np
 from ...artifact import Array
 from ...data import Dataset
 from ...frameworks import deep, keras, tensorflow
+from ...macs import layers_of
 from ..rebuilding import inside, leaves
 from .batches import training_split
 
 BATCH = 256  # the larger, the closer is the statistic of a batch to that of all samples
+MOST_BYTES = 512 << 20  # of the largest activation of a batch
 
 
 def norms(net: Any) -> list[Any]:
@@ -37,7 +39,7 @@ def reestimate(net: Any, data: Dataset, samples: int = 1000, *, batch_size: int 
         return 0
     order = np.random.default_rng(seed).permutation(len(split))[:count]
     fixed = net.inputs[0].shape[0]
-    size = fixed or batch_size
+    size = fixed or min(batch_size, _room(net))
     chosen = split.take(np.sort(order if not fixed else order[: max(count // fixed, 1) * fixed]))
     measure = _measure(net, layers)
     sums: list[list[Array]] = []
@@ -49,6 +51,12 @@ def reestimate(net: Any, data: Dataset, samples: int = 1000, *, batch_size: int 
         weights.append(min(size, len(chosen) - start))
     _assign(layers, sums, np.asarray(weights, np.float64))
     return len(layers)
+
+
+def _room(net: Any) -> int:
+    """Samples whose largest activation is within bounds, at least 8."""
+    largest = max((row.activation_bytes for row in layers_of(net)), default=0)
+    return max(8, MOST_BYTES // max(largest, 1))
 
 
 def _assign(layers: Sequence[Any], found: Sequence[Sequence[Array]], weights: Array) -> None:

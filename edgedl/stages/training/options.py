@@ -10,6 +10,7 @@ from ...errors import UsageError
 
 Optimizer = Literal["sgd", "adam", "adamw"]
 Schedule = Literal["cosine", "one-cycle", "constant"]
+MAX_SEED = (1 << 31) - 1  # what numpy, Python and TensorFlow take alike
 RATES: dict[str, float] = {"sgd": 0.02, "adam": 1e-3, "adamw": 1e-3}  # peak learning rates where none is given
 
 
@@ -72,6 +73,8 @@ class Training:
         for name in ("epochs", "patience", "reestimate"):
             _at_least(name, getattr(self, name), 0)
         _at_least("batch_size", self.batch_size, 1)
+        if not 0 <= self.seed <= MAX_SEED:
+            raise UsageError(f"seed is {self.seed}, but must be 0 to {MAX_SEED}", next="choose another seed")
         if self.learning_rate is not None and self.learning_rate <= 0:
             raise UsageError(f"learning_rate is {self.learning_rate:g}, but must be above 0", next="leave it out")
         for name in ("warmup", "momentum", "ema"):

@@ -12,10 +12,12 @@ import pytest
 from edgedl.data import Dataset, Split
 from edgedl.errors import DataError, ModelError, UsageError
 from edgedl.frameworks import keras, tensorflow
+from edgedl.stages.channels import criteria
 from edgedl.stages.channels.criteria import DATA, NORMALIZE, Criterion, Scorer, normalized, score
 from edgedl.stages.channels.gradients import Samples, Slopes
 from edgedl.stages.channels.graph import ChannelGraph, channel_graph
 from edgedl.stages.channels.masked import Masked
+from edgedl.stages.channels.reconstruct import activation_bytes
 from edgedl.stages.rebuilding import clone
 from edgedl.stages.training.task import Labelled, kinds
 
@@ -292,6 +294,23 @@ def test_what_cannot_be_scored_is_told() -> None:
     net.layers[-1].bias.assign(np.full(5, np.nan))
     with pytest.raises(ModelError, match="no numbers on this data"):
         score(graph, "taylor", dataset(net, x, y), LABELS)
+
+
+def test_inputs_may_have_other_names_than_the_tensors_of_the_network() -> None:
+    net, x, y = small()
+    own, other = (dataset(net, {name: x}, y) for name in ("x", "as/the:user knows it"))
+    graph = channel_graph(net)
+    np.testing.assert_array_equal(*(score(graph, "fisher", d, LABELS) for d in (own, other)))
+
+
+def test_batches_are_as_small_as_memory_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x, y = small()
+    graph = channel_graph(net)
+    whole = score(graph, "fisher", dataset(net, x, y), LABELS)
+    monkeypatch.setattr(criteria, "MOST_BYTES", 16 * activation_bytes(graph))
+    scorer = Scorer(graph, "fisher", dataset(net, x, y), LABELS)
+    assert {len(labels) for _, labels in scorer.samples} == {16}
+    np.testing.assert_allclose(scorer(), whole, rtol=1e-5)  # the order of float32 sums
 
 
 def test_kinds_of_outputs_have_a_loss_of_their_own(zoo: Zoo) -> None:

@@ -15,7 +15,7 @@ keras = pytest.importorskip("keras", reason="needs keras: pip install 'edgedl[co
 
 from edgedl import scratch  # noqa: E402
 from edgedl.data import Dataset, Split  # noqa: E402
-from edgedl.errors import DataError, ModelError  # noqa: E402
+from edgedl.errors import DataError, ModelError, UsageError  # noqa: E402
 from edgedl.stages.training import checkpoint  # noqa: E402
 from edgedl.stages.training.loop import train  # noqa: E402
 from edgedl.stages.training.norm import reestimate  # noqa: E402
@@ -168,6 +168,12 @@ def test_the_last_good_weights_are_kept_where_the_loss_becomes_no_number_later()
 def test_inputs_that_are_no_numbers_are_told_apart() -> None:
     with pytest.raises(DataError, match="not numbers"):
         train(dense(), data(np.full_like(X, np.nan)), Training(), CLASSES)
+
+
+@pytest.mark.parametrize("seed", [-1, 1 << 31])
+def test_a_seed_that_no_generator_takes_is_refused(seed: int) -> None:
+    with pytest.raises(UsageError, match=f"seed is {seed}, but must be 0 to"):
+        Training(seed=seed)
 
 
 def test_without_labels_it_names_distill() -> None:
