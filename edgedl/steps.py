@@ -155,9 +155,11 @@ def apply_stage(
     after.save(Path(folder))
     remember(final, after)
     shutil.rmtree(checkpoints, ignore_errors=True)
+    made = after.records[len(before.records) :]
+    told = [f"{stage}: {note}" for record in made for note in record.get("notes", ())]
     return {
         "history": list(after.history),
-        "notes": [note for note in after.notes if note not in before.notes],
+        "notes": [*(note for note in after.notes if note not in before.notes), *told],
         "records": [dict(record) for record in after.records],
         "detail": after.history[-1] if len(after.history) > len(before.history) else "",
     }

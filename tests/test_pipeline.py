@@ -20,7 +20,7 @@ from edgedl import runtime
 from edgedl.artifact import Artifact, sha256
 from edgedl.errors import ConversionError, LimitError
 from edgedl.outcome import check_limits
-from edgedl.pipeline import with_defaults
+from edgedl.pipeline import file_state, with_defaults
 from edgedl.recipe import assemble
 
 ROOT = Path(__file__).parents[1]
@@ -234,3 +234,15 @@ def test_a_file_that_grew_is_said_to(zoo: Any, tmp_path: Path) -> None:
     entry, base = report["artifacts"][0], report["baselines"][0]
     assert entry["metrics"]["accuracy"] >= 0.95
     assert any("larger than its float file" in w for w in entry["warnings"]) == (entry["bytes"] > base["bytes"]) is True
+
+
+@pytest.mark.parametrize("name", ["net.py:build", "my-nets/net.py:build", "teacher.keras", "teacher.onnx"])
+def test_a_changed_teacher_or_student_is_another(name: str, tmp_path: Path) -> None:
+    file = tmp_path / name.partition(":")[0]
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("def build(): return 1")
+    was = file_state(f"{tmp_path}/{name}")
+    assert file_state(f"{tmp_path}/{name}") == was != []
+    changed = file.with_name(f"{file.name}.data") if name.endswith(".onnx") else file
+    changed.write_text("def build(): return 22")
+    assert file_state(f"{tmp_path}/{name}") != was
