@@ -25,7 +25,7 @@ from .report import clean
 from .sniffing import sniff
 from .steps import ALLOW_UNSAFE
 from .steps_faithfulness import samples_for
-from .store import Done, Store, belongings, digest, fingerprint, module_files, open_store
+from .store import CALLABLE, Done, Store, belongings, digest, fingerprint, module_files, open_store
 from .worker import GIB, Worker, default_memory_bytes
 
 FOLDER, FINAL = "\0folder", "\0final"  # stand for a step's own folder, while it works and when it is done
@@ -132,8 +132,10 @@ class Run:
         """Load the model and the data, and run the original on the data."""
         path = Path(self.recipe.model)
         kind = sniff(path)
-        for source in (self.recipe.data.source, self.recipe.data.calibration):
+        for source in (self.recipe.data.source, self.recipe.data.calibration, self.recipe.data.train):
             require(source)  # before the model is read, which may take minutes
+        for stage in self.recipe.stages:
+            require_files(stage)
         wanted = everything(replace(self.recipe.load, allow_unsafe=self.allow_unsafe))
         others = [digest(p) for p in belongings(path, kind, self.recipe.load)]
         self.model = self.step(
@@ -203,13 +205,13 @@ class Run:
         """What tells whether the files that a stage's options name (a teacher, a student) have changed."""
         values = (getattr(stage.options, f.name) for f in fields(stage.options) if f.metadata.get("file"))
         texts = [v for value in values for v in ([value] if isinstance(value, str) else value) if v]
-        return [file_state(t) for t in texts]
+        return [[digest(p) for p in module_files(t)] if CALLABLE.fullmatch(t) else fingerprint(t) for t in texts]
 
     def note_stage(self, stage: Step, made: Done) -> None:
         """Keep for the report what a stage made of the network, once."""
         if any(entry["key"] == made.key for entry in self.stages):
             return
-        run = self.reference(made)
+        run = self.reference(made, f"run after {stage.name}")
         entry = {"stage": stage.name, "options": everything(stage.options), "seconds": round(made.seconds, 3)}
         entry |= {"key": made.key, "detail": made.result["detail"], "records": made.result["records"]}
         counted = self.step(
@@ -219,12 +221,12 @@ class Run:
         counts = {key: sum(layer[key] for layer in counted) for key in ("macs", "parameters")}
         self.stages.append({**entry, **counts, "metrics": run.result})
 
-    def reference(self, model: Done) -> Done:
+    def reference(self, model: Done, name: str = "run") -> Done:
         """The outputs of the network at this point, which the files made of it are held to."""
         if model.key == self.model.key:
             return self.original
         return self.step(
-            self.heavy, "run", "run_original", [model.key, self.data.key],
+            self.heavy, name, "run_original", [model.key, self.data.key],
             model=str(model.folder), data=str(self.data.folder), folder=FOLDER,
         )  # fmt: skip
 
@@ -367,15 +369,17 @@ class Run:
         return Path(self.recipe.model).stem
 
 
-def file_state(text: str) -> list[Any]:
-    """What tells whether a model file, or the code of `module:function`, has changed.
-
-    Files beside a model that begin with its name count as well: checkpoints lie there, and the weights of large .onnx.
-    """
-    path = Path(text)
-    if ":" in text and not path.exists():
-        return [digest(p) for p in module_files(text)]
-    return [fingerprint(str(p)) for p in sorted(path.parent.glob(f"{glob.escape(path.name)}*"))]
+def require_files(stage: Step) -> None:
+    """Raise UsageError for a teacher or student that is not there, before other stages have trained for hours."""
+    for option in fields(stage.options):
+        value = getattr(stage.options, option.name) if option.metadata.get("file") else ()
+        for text in (value,) if isinstance(value, str) else value:
+            module, colon, _ = text.rpartition(":")
+            if not text or (colon and not module.endswith(".py")):
+                continue  # an importable module is looked for where it is imported
+            path = Path(module or text)
+            if not any(path.parent.glob(f"{glob.escape(path.name)}*")):  # a checkpoint is named by a prefix
+                raise UsageError(f"there is no {option.name.replace('_', ' ')} at {path}", next="check the path")
 
 
 def require_classes(limits: Limits, base: Converted) -> None:
@@ -422,7 +426,9 @@ def told(function: str, result: Any) -> str:
     if function == "load_model":
         return f"{result['parameters']:,} parameters, {result['macs'] / 1e6:,.2f} MMAC, {result['layers']} layers"
     if function == "load_data":
-        return f"{result['calibration_samples']} to calibrate, {result['validation_samples']} to validate by {result['metric']}"
+        count = result.get("train_samples", 0)  # a run that an older version began has none
+        training = f"{count} to train, " if count else ""
+        return f"{training}{result['calibration_samples']} to calibrate, {result['validation_samples']} to validate by {result['metric']}"
     if function == "apply_stage":
         return str(result["detail"])
     if function == "run_original":

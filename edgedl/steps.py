@@ -105,6 +105,7 @@ def load_data(
         "source": dataset.source,
         "calibration_samples": len(dataset.calibration),
         "validation_samples": len(dataset.validation),
+        "train_samples": 0 if dataset.train is None else len(dataset.train),
         "labelled": dataset.validation.y is not None,
         "metric": dataset.metric,
         "generated": dataset.generated,

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ..errors import UsageError
 from ..outcome import check_limits
 from ..pipeline import default_format, run
 from ..recipe import MAX_SEED, Recipe, assemble
@@ -77,6 +78,8 @@ def command(
     edgedl compress model.keras --data d.npz --dry-run > recipe.toml
     """
     stages = options.stages(**{name: given.pop(name) for name in STAGE_OPTIONS})
+    if given["train"] and not stages and recipe is None:
+        raise UsageError("--train has nothing to train", next="add --finetune, --teacher, --prune or --sparsity")
     tables = options.tables(**given)
     wanted = tables.pop("quantize")
     if not wanted and recipe is None:

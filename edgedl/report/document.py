@@ -209,6 +209,7 @@ class DataInfo(TypedDict):
 
     source: str
     calibration_samples: int
+    train_samples: NotRequired[int]
     validation_samples: int
     metric: str
     generated: bool

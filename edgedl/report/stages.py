@@ -20,6 +20,11 @@ BYTES = frozenset({"file", "zip", "flash", "activations"})
 FLASH = "Constants in flash are the buffers of the .tflite: zeros and clusters do not shrink them unless the firmware decodes them."
 ARENA = "Activations: a lower bound of an arena, without scratch buffers."
 NO_CURVE = frozenset({"seconds", "epoch", "step"})  # of an epoch's figures
+CURVES = {
+    "loss": "training data",
+    "val_loss": "watched data",
+    "rate": "Learning rate",
+}  # what an epoch's figures are called
 LAYERS_LISTED = 200
 LINES = 12  # of a sensitivity chart; the others are in report.json
 
@@ -79,6 +84,7 @@ class Detail:
     widths: Svg | None
     factors: list[Factor]
     left: list[tuple[str, str]]  # layers that were left alone, and why
+    pairs: list[tuple[str, str]]  # layers of the student and of its teacher that were compared
 
 
 def stage_rows(document: Document) -> list[StageRow]:
@@ -166,26 +172,29 @@ def details(document: Document) -> list[Detail]:
     seen = 0
     for stage in document.get("stages", []):
         for record in stage["records"][seen:]:
-            found.append(_detail(stage, record))
+            found.append(_detail(stage, record, document["data"]["metric"]))
         seen = len(stage["records"])
-    return [d for d in found if d.curves or d.widths or d.factors or d.left]
+    return [d for d in found if d.curves or d.widths or d.factors or d.left or d.pairs]
 
 
-def _detail(stage: Stage, record: Mapping[str, Any]) -> Detail:
+def _detail(stage: Stage, record: Mapping[str, Any], metric: str) -> Detail:
     return Detail(
         name=str(record.get("stage", stage["stage"])),
-        curves=list(_curves(record)),
+        curves=list(_curves(record, metric)),
         widths=widths(_pairs(record.get("widths"))),
         factors=list(_factors(record.get("layers"))),
-        left=_left(record.get("left")),
+        left=_left([*_list(record.get("left")), *_kept_whole(record.get("rounds"))]),
+        pairs=list(_matched(record.get("layers"))),
     )
 
 
-def _curves(record: Mapping[str, Any]) -> Iterator[tuple[str, Plot, list[str]]]:
+def _curves(record: Mapping[str, Any], metric: str) -> Iterator[tuple[str, Plot, list[str]]]:
     """Losses over epochs in one chart, every other figure of an epoch in its own; the drop of layers over their ratio."""
     series = _epochs(record)
-    loss = {k: v for k, v in series.items() if "loss" in k}
-    for title, group in (("Loss", loss), *((k, {k: v}) for k, v in series.items() if k not in loss)):
+    called = {**CURVES, "metric": f"{metric} on watched data"}
+    loss = {called.get(k, k): v for k, v in series.items() if "loss" in k}
+    others = {called.get(k, k): v for k, v in series.items() if "loss" not in k}
+    for title, group in (("Loss", loss), *((k, {k: v}) for k, v in others.items())):
         drawn = lines(group, "epoch", title)
         if drawn is not None:
             yield title, drawn, list(group)
@@ -254,6 +263,27 @@ def _factors(found: Any) -> Iterator[Factor]:
             " × ".join(map(str, v)) if isinstance(v := entry[k], list) else "" for k in ("kernel", "ranks")
         )
         yield Factor(str(entry["layer"]), kernel, ranks, macs, parameters, figures.percent(float(entry["error"])))
+
+
+def _list(found: Any) -> list[Any]:
+    return found if isinstance(found, list) else []
+
+
+def _kept_whole(rounds: Any) -> Iterator[dict[str, Any]]:
+    """The layers that prune_channels could not or must not narrow, as entries of "left"."""
+    last = next(reversed(_list(rounds)), None)
+    for key, why in (("left_alone", "{} is not understood"), ("frozen", "{}")) if isinstance(last, Mapping) else ():
+        found = last.get(key)
+        for layer, text in found.items() if isinstance(found, Mapping) else ():
+            yield {"layer": layer, "why": why.format(text)}
+
+
+def _matched(found: Any) -> Iterator[tuple[str, str]]:
+    """The layers that distill compared, of a record that has them."""
+    for entry in _list(found)[:LAYERS_LISTED]:
+        if isinstance(entry, Mapping) and {"student", "teacher"} <= entry.keys():
+            note = ", through a learned projection" if entry.get("projected") else ""
+            yield str(entry["student"]), f"{entry['teacher']}{note}"
 
 
 def _left(found: Any) -> list[tuple[str, str]]:

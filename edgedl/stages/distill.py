@@ -17,7 +17,7 @@ from .distilling.outputs import heads
 from .rebuilding import tapped
 from .training.loop import train, training_split
 from .training.options import Training
-from .training.task import labelled
+from .training.task import ending, epochs_of, labelled
 
 LABELS = 0.1  # the weight of the loss on labels where there are some and none is given
 NOTE_GENERATED = "distilled on generated inputs: give the data that the model is for to get back more of what was lost"
@@ -100,7 +100,7 @@ class Distill(Training):
         parts = parts_of(objective.extras, weights, record["epochs_done"])
         told = self._told(tutors, objective) | {"parts": parts} | record
         names = " and ".join(t.name for t in tutors)
-        after = model.changed(f"distilled from {names} for {self.epochs} epochs", net, told)
+        after = model.changed(f"distilled from {names} for {epochs_of(record)}{ending(record)}", net, told)
         return replace(after, plan=self._plan(model), notes=(*after.notes, *_notes(data, model.notes)))
 
     def _teachers(self, model: Model) -> list[teachers.Teacher]:

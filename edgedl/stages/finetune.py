@@ -10,7 +10,7 @@ from ..errors import UsageError
 from ..model import Model, require_keras
 from .training.loop import train
 from .training.options import Training
-from .training.task import labelled
+from .training.task import ending, epochs_of, labelled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,10 +38,5 @@ def _told(record: dict[str, Any]) -> str:
     epochs = record["epochs"]
     if not epochs:
         return "fine-tuned for 0 epochs"
-    told = f"fine-tuned for {len(epochs)} epochs: loss {epochs[0]['loss']:.4f} to {epochs[-1]['loss']:.4f}"
-    if record["ended"] == "diverged":
-        return f"{told}, then the loss was no longer a number; the weights of epoch {record['best_epoch']} are kept"
-    early = (
-        f", stopped early; the weights of epoch {record['best_epoch']} are kept" if record["ended"] == "early" else ""
-    )
-    return told + early
+    losses = f"loss {epochs[0]['loss']:.4f} to {epochs[-1]['loss']:.4f}"
+    return f"fine-tuned for {epochs_of(record)}: {losses}{ending(record)}"

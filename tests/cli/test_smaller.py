@@ -167,6 +167,7 @@ def test_any_option_of_a_stage(
         (["--epochs", "1.5", "--finetune"], "1.5"),
         (["--epochs", "3"], "there is nothing to train"),
         (["--finetune", "--epochs", "0"], "there is nothing to train"),
+        (["--train", "t.npz"], "--train has nothing to train"),
         (["--finetune", "--teacher", "t.keras"], "--finetune has no teacher"),
         (["--finetune", "--student", "s.keras"], "--finetune has no teacher"),
         (["--prune", "2x", "--set", "prune_channels.augment.shfit=4"], "did you mean 'shift'"),
@@ -193,3 +194,21 @@ def test_bad_values_are_one_sentence(
         assert says in error
         assert "Traceback" not in error
     assert not list(tmp_path.iterdir()), "nothing was begun"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("--prune 2x --teacher nosuch.keras", "there is no teacher at nosuch.keras"),
+        ("--student net.py:build", "there is no student at net.py"),
+        ("--prune 2x --data digits --train nosuch.npz", "there is no data at nosuch.npz"),
+    ],
+)
+def test_files_that_are_not_there_are_found_before_anything_is_read(
+    arguments: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["compress", DIGITS, *arguments.split(), "-o", "out"]) in (2, 4)
+    error = capsys.readouterr().err
+    assert says in error
+    assert "✓" not in error, "no step was done"

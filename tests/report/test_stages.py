@@ -100,18 +100,35 @@ def test_each_stage_draws_its_own_record_once(sample: Any) -> None:
     prune, tuned, factored = found
     assert prune.widths is not None
     assert [(title, names) for title, _, names in prune.curves] == [("Sensitivity of layers", ["conv1", "conv2"])]
-    assert [(title, names) for title, _, names in tuned.curves] == [("Loss", ["loss", "val_loss"]), ("rate", ["rate"])]
+    assert [(title, names) for title, _, names in tuned.curves] == [
+        ("Loss", ["training data", "watched data"]),
+        ("Learning rate", ["Learning rate"]),
+    ]
     assert [(f.layer, f.kernel, f.ranks, f.error) for f in factored.factors] == [
         ("conv1", "3 × 3 × 16 × 16", "7 × 9", "35.4 %")
     ]
     assert factored.left == [(f"{', '.join(f'dw_{i}' for i in range(12))} and 2 more", "no rank to lower")]
 
 
+def test_layers_that_were_compared_and_those_that_stayed_whole_are_named(sample: Any) -> None:
+    rounds = [{"left_alone": {"odd": "Cumsum"}, "frozen": {"head": "head computes softmax over all of them"}}]
+    distilled = {
+        "stage": "distill",
+        "layers": [{"student": "relu [4, 4, 8]", "teacher": "relu [4, 4, 16]", "projected": True}],
+        "epochs": [{"loss": 1.0 / (i + 1), "val_loss": 1.0, "metric": 0.5} for i in range(2)],
+    }
+    pruned, taught = details(parse(staged(sample.ordinary(), PRUNE | {"rounds": rounds}, distilled)))
+    assert pruned.left == [("odd", "Cumsum is not understood"), ("head", "head computes softmax over all of them")]
+    assert taught.pairs == [("relu [4, 4, 8]", "relu [4, 4, 16], through a learned projection")]
+    assert [title for title, _, _ in taught.curves] == ["Loss", "accuracy on watched data"]
+    assert "relu [4, 4, 16]" in render_html(staged(sample.ordinary(), distilled))
+
+
 def test_the_page_shows_and_stays_whole(sample: Any, schema: Callable[[str], Any]) -> None:
     document = staged(sample.ordinary(), PRUNE, FINETUNE, FACTORED)
     jsonschema.validate(document, schema("report"))
     page = render_html(document)
-    for text in ("What the stages made of the network", "What that bought", "no gain here: 1.20× slower", "8 of 16", "val_loss", "3 × 3 × 16 × 16"):  # fmt: skip
+    for text in ("What the stages made of the network", "What that bought", "no gain here: 1.20× slower", "8 of 16", "watched data", "3 × 3 × 16 × 16"):  # fmt: skip
         assert text in page
     assert not re.search(r"(src|href)\s*=\s*[\"'](?!#)", page)
     assert len(svgs(page)) > 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -64,7 +65,7 @@ def choose(
     least = np.array([b.least(len(g)) for b, g in zip(each, groups, strict=True)], np.int64)
     smallest = float(cost.parts(least).sum())
     if smallest > budget * (1 + 1e-9):
-        raise _too_small(graph, cost, least, smallest, budget)
+        raise _too_small(graph, cost, full, least, budget)
     if ranking == "per-layer":
         counts = _uniform(full, least, each, cost, budget)
     else:
@@ -160,12 +161,20 @@ def _uniform(full: Counts, least: Counts, bounds: Sequence[Bounds], cost: Cost, 
     return at(high) if cost.parts(at(high)).sum() <= budget else at(low)
 
 
-def _too_small(graph: ChannelGraph, cost: Cost, least: Counts, smallest: float, budget: float) -> UsageError:
+def _too_small(graph: ChannelGraph, cost: Cost, full: Counts, least: Counts, budget: float) -> UsageError:
+    smallest, whole = float(cost.parts(least).sum()), float(cost.parts(full).sum())
     fixed = [f"{g.name} ({g.frozen})" for g in graph.groups if g.frozen and len(g) > 1]
     alone = [f"{path} ({op})" for path, op in graph.left_alone.items()]
-    stop = ", ".join([*alone, *fixed][:5]) or "the minimum of channels a layer"
+    bound = ["the fewest channels a layer may keep (min_share, min_channels, round_to)"] if (least > 1).any() else []
+    stop = ", ".join([*bound, *[*alone, *fixed][:5]]) or "each layer keeps one channel"
     return UsageError(
-        f"the budget of {budget:,.4g} {cost.unit} cannot be met: the smallest this network can be has {smallest:,.4g}; "
+        f"the budget of {_plain(budget)} {cost.unit} cannot be met: the smallest this network can be has {_plain(smallest)}, "
+        f"{math.floor(100 * whole / smallest) / 100:g} x fewer; "
         f"what stands in the way: {stop}",
-        next="raise the budget, or lower round_to, min_channels and min_share",
+        next="cut less, or lower min_share (as --set prune_channels.min_share=0.1), min_channels and round_to",
     )
+
+
+def _plain(value: float) -> str:
+    """A count with its thousands apart, a small number with four digits."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal
@@ -135,7 +135,8 @@ def labelled(model: Model, data: Dataset, smoothing: float = 0.0) -> Labelled:
     y = training_split(data).y
     if y is None:
         raise DataError(
-            "this training needs labels, and the training data has none", next="use distill, which needs none"
+            "this training needs labels, and the training data has none",
+            next="give labels with the data, or use distill, which needs none (--prune without --finetune does)",
         )
     kind, shape = kinds(model.net)[at], tuple(model.net.outputs[at].shape)
     decisions = _decisions(shape, y)
@@ -202,3 +203,21 @@ def _fit(given: tuple[int, ...], wanted: tuple[int | None, ...], name: str) -> N
             f"targets of shape {list(given)} do not fit the output '{name}' of shape {list(wanted)}",
             next="give targets of the output's shape, or name the output in the metric, as in output:mae",
         )
+
+
+def ending(record: Mapping[str, Any]) -> str:
+    """Why a training ended before all its epochs, and which weights are kept, to follow a line of the history."""
+    kept = f"the weights of epoch {record['best_epoch']} are kept" if record["ended"] else ""
+    if record["ended"] == "diverged":
+        return f", then the loss was no longer a number; {kept}"
+    return f", stopped early; {kept}" if record["ended"] == "early" else ""
+
+
+def epochs_of(record: Mapping[str, Any]) -> str:
+    """How many epochs a training had.
+
+    >>> epochs_of({"epochs_done": 1}), epochs_of({"epochs_done": 8})
+    ('1 epoch', '8 epochs')
+    """
+    count = record["epochs_done"]
+    return f"{count} epoch{'' if count == 1 else 's'}"
