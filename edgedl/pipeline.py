@@ -25,7 +25,7 @@ from .report import clean
 from .sniffing import sniff
 from .steps import ALLOW_UNSAFE
 from .steps_faithfulness import samples_for
-from .store import CALLABLE, Done, Store, belongings, digest, fingerprint, module_files, open_store
+from .store import Done, Store, belongings, digest, fingerprint, module_files, open_store
 from .worker import GIB, Worker, default_memory_bytes
 
 FOLDER, FINAL = "\0folder", "\0final"  # stand for a step's own folder, while it works and when it is done
@@ -205,7 +205,7 @@ class Run:
         """What tells whether the files that a stage's options name (a teacher, a student) have changed."""
         values = (getattr(stage.options, f.name) for f in fields(stage.options) if f.metadata.get("file"))
         texts = [v for value in values for v in ([value] if isinstance(value, str) else value) if v]
-        return [[digest(p) for p in module_files(t)] if CALLABLE.fullmatch(t) else fingerprint(t) for t in texts]
+        return [file_state(t) for t in texts]
 
     def note_stage(self, stage: Step, made: Done) -> None:
         """Keep for the report what a stage made of the network, once."""
@@ -367,6 +367,17 @@ class Run:
     def stem(self) -> str:
         """The artifacts' name."""
         return Path(self.recipe.model).stem
+
+
+def file_state(text: str) -> list[Any]:
+    """What tells whether a model file, or the code of `module:function`, has changed.
+
+    Files beside a model that begin with its name count as well: checkpoints lie there, and the weights of large .onnx.
+    """
+    path = Path(text)
+    if ":" in text and not path.exists():
+        return [digest(p) for p in module_files(text)]
+    return [fingerprint(str(p)) for p in sorted(path.parent.glob(f"{glob.escape(path.name)}*"))]
 
 
 def require_files(stage: Step) -> None:
