@@ -81,6 +81,8 @@ class Recipe:
         for key, steps in (("stages", quantizing), ("exports", self.exports)):
             _refuse_twice(key, [s.name for s in steps], steps)
         _refuse_twice("targets", self.targets, self.targets)
+        if quantizing and (last := self.stages[-1].name) != "quantize":
+            raise RecipeError(f"stages: {last} comes after quantize, which ends them", next="put quantize last")
 
     def to_toml(self, *, full: bool = True) -> str:
         """The recipe as TOML; `full` writes every option, also those at their default."""

@@ -212,3 +212,10 @@ def test_files_that_are_not_there_are_found_before_anything_is_read(
     error = capsys.readouterr().err
     assert says in error
     assert "✓" not in error, "no step was done"
+
+
+def test_stages_after_quantize_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "r.toml"
+    file.write_text(f'model = "{DIGITS}"\n[[stages]]\nstage = "quantize"\n[[stages]]\nstage = "prune_channels"\n')
+    assert run(["compress", "--recipe", str(file), "--dry-run"]) == 2
+    assert "prune_channels comes after quantize, which ends them\nNext: put quantize last" in capsys.readouterr().err
