@@ -85,10 +85,18 @@ class PruneChannels(Training):
         for name, least in (("rounds", 1), ("round_to", 0), ("min_channels", 1), ("samples", 1)):
             if getattr(self, name) < least:
                 raise UsageError(f"{name} is {getattr(self, name)}, but must be at least {least}", next="leave it out")
-        if self.rounds > 1 and not self.epochs:
-            raise UsageError("several rounds need training between them", next="set epochs, or rounds = 1")
+        if self.rounds > max(self.epochs, 1):
+            raise UsageError(
+                f"several rounds need training between them: rounds is {self.rounds}, and epochs is {self.epochs}",
+                next="set epochs to as many at least, or rounds = 1",
+            )
         if self.progressive and not self.epochs:
             raise UsageError("progressive pruning needs training before the cut", next="set epochs")
+        if self.progressive and self.patience:
+            raise UsageError(
+                "patience goes back to the weights of the best epoch, in which the channels have not faded yet",
+                next="leave patience or progressive out",
+            )
         if self.seconds <= 0:
             raise UsageError(f"seconds is {self.seconds:g}, but must be above 0", next="leave it out")
         if not 0 <= self.max_layer_drop <= 1:
@@ -110,9 +118,11 @@ class PruneChannels(Training):
             record["rounds"].append(done)
             if not self.progressive:
                 trained = self._recovered(trained, data, index)
+                done |= {"training": trained.records[-1]} if self._length(index) else {}
         record |= self._summary(net, trained.net, before)
         text = _told(record, self.budget)
         notes = [*_notes(record), *([NOTE_GENERATED] if data.generated else [])]
+        notes += [note for done in record["rounds"] for note in done.get("training", {}).get("notes", ())]
         return replace(model.changed(text, trained.net, record), notes=(*model.notes, *notes))
 
     def _goal(self, first: Any, share: float, rounds: Sequence[Mapping[str, Any]]) -> float | None:
@@ -132,7 +142,7 @@ class PruneChannels(Training):
         graph = channel_graph(model.net)
         if not graph.prunable:
             raise _nothing(graph)
-        inputs = _inputs(data, self.samples)
+        inputs = _inputs(data, self.samples, self.seed)
         progress(0, 4, f"scoring channels by {self._criterion(data)}")
         scores = self._scores(graph, data, inputs)
         scanned = self._scanned(graph, scores, model, data)
@@ -250,10 +260,11 @@ class PruneChannels(Training):
         return {"widths": widths, **{key: [size[key], now[key]] for key in size}, "budget": self.budget}
 
 
-def _inputs(data: Dataset, samples: int) -> list[Array]:
-    """The first inputs of the training data, in the network's order."""
-    feed = data.feed(training_split(data), 0, samples)
-    return list(feed.values())
+def _inputs(data: Dataset, samples: int, seed: int) -> list[Array]:
+    """Inputs drawn from the training data, which may lie class by class, in the network's order."""
+    split = training_split(data)
+    drawn = np.random.default_rng(seed).permutation(len(split))[:samples]
+    return list(data.feed(split.take(drawn)).values())
 
 
 def _size(net: Any) -> dict[str, int]:

@@ -14,7 +14,7 @@ from edgedl.errors import UsageError
 from edgedl.frameworks import keras
 from edgedl.macs import layers_of
 from edgedl.model import Model
-from edgedl.stages.prune_channels import PruneChannels
+from edgedl.stages.prune_channels import PruneChannels, _inputs
 
 
 def wrapped(net: Any, x: Any, y: Any) -> tuple[Model, Dataset]:
@@ -97,7 +97,7 @@ def test_counts_are_multiples(zoo: Any, ranking: Any) -> None:
 def test_several_rounds_train_in_between(zoo: Any) -> None:
     model, data = wrapped(*zoo("resnet"))
     after = PruneChannels(ratio=0.6, rounds=2, epochs=2, criterion="taylor", batch_size=64)(model, data)
-    assert len(after.records[-1]["rounds"]) == 2
+    assert [len(done["training"]["epochs"]) for done in after.records[-1]["rounds"]] == [1, 1]
     assert macs(after.net) <= 0.4 * macs(model.net)
     assert accuracy(after.net, data) >= 0.8
 
@@ -144,3 +144,23 @@ def test_a_network_with_nothing_to_prune() -> None:
 def test_silly_options_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         PruneChannels(**wrong)
+
+
+def test_data_that_lies_class_by_class_is_seen_whole() -> None:
+    split = Split({"x": np.arange(1000, dtype=np.float32)[:, None]})
+    (found,) = _inputs(Dataset(split, split, split), 100, 0)
+    assert len(found) == len(np.unique(found)) == 100
+    assert abs(found.mean() - 499.5) < 4 * np.std(np.arange(1000)) / 10  # four standard errors of the mean
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rounds": 3, "epochs": 2}, "several rounds need training between them: rounds is 3"),
+        ({"rounds": 2}, "several rounds need training between them"),
+        ({"progressive": True, "epochs": 2, "patience": 1}, "channels have not faded yet"),
+    ],
+)
+def test_training_that_could_not_do_its_work_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        PruneChannels(**options)
