@@ -144,7 +144,7 @@ def by_macs(model: Any, data: Any, latency: Any, goal: float, step: int) -> Any:
     low, high, best = 0.0, 1 - bounds.min_share, None
     for _ in range(BISECTIONS):
         ratio = (low + high) / 2
-        mask = choose(graph, scores, cost, (1 - ratio) * total, ranking=stage.ranking, bounds=bounds)
+        mask = choose(graph, scores, cost, (1 - ratio) * total, ranking=stage._ranking, bounds=bounds)
         counts = np.array([int(mask[g.channels].sum()) for g in graph.prunable])
         ms = latency.networks([counts])[0].ms
         print(
