@@ -261,9 +261,10 @@ def check_limits(document: Mapping[str, Any]) -> None:
         limit = "--max-class-drop" if "loses its class" in told else "--max-drop"
         tried = {attempt["scheme"] for attempt in worst["attempts"]}
         others = " or ".join(s for s in ("dynamic", "fp16") if s not in tried)
+        less = "to prune less or train longer (--epochs), " if document.get("stages") else ""
         raise LimitError(
             f"{worst['name']} {told}",
-            next=f"look at the layers in the report; try {f'--quantize {others}, ' if others else ''}more calibration data, or a larger {limit}",
+            next=f"look at the layers in the report; try {less}{f'--quantize {others}, ' if others else ''}more calibration data, or a larger {limit}",
         )
     if document["failures"]:
         raise from_json(document["failures"][0])

@@ -29,6 +29,7 @@ from .task import softened
 
 __all__ = ["Objective", "Prepare", "train", "training_split"]
 
+USUAL = 0.1  # no learning rate above it is worth a try
 Prepare = Callable[[Any, int], Sequence[Any]]  # (the copy to train, steps in all) -> Keras callbacks
 WATCHED = 1000  # validation samples that are looked at after each epoch, at most
 TELL_S = 0.25  # least time between two messages of progress
@@ -298,7 +299,7 @@ class _Job:
         if any(v.dtype.kind == "f" and not np.isfinite(v).all() for v in x):
             raise DataError("the training data holds values that are not numbers", next="remove these samples")
         self.ended = "diverged"
-        lower = f"{self.options.peak / 10:.2g}"
+        lower = f"{min(self.options.peak / 10, USUAL):.2g}"
         told = f"the loss became {loss:g} in epoch {epoch + 1}, at a peak learning rate of {self.options.peak:g}"
         plain = ", or mixed_precision = false" if self.stepper.mixed else ""
         if not self.good:
