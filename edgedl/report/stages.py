@@ -272,7 +272,9 @@ def _list(found: Any) -> list[Any]:
 def _kept_whole(rounds: Any) -> Iterator[dict[str, Any]]:
     """The layers that prune_channels could not or must not narrow, as entries of "left"."""
     last = next(reversed(_list(rounds)), None)
-    for key, why in (("left_alone", "{} is not understood"), ("frozen", "{}")) if isinstance(last, Mapping) else ():
+    if not isinstance(last, Mapping):
+        return
+    for key, why in (("left_alone", "{} is not understood"), ("frozen", "{}")):
         found = last.get(key)
         for layer, text in found.items() if isinstance(found, Mapping) else ():
             yield {"layer": layer, "why": why.format(text)}

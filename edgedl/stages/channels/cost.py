@@ -97,8 +97,8 @@ class Polynomial:
         real = used < len(self.fixed)
         lengths = np.ones(len(used))
         lengths[real] = self.fixed[used[real]] + self.times[used[real]] @ counts
-        found = coefficients * lengths[inverse.reshape(index.shape)].prod(axis=1)
-        return found
+        some: Values = coefficients * lengths[inverse.reshape(index.shape)].prod(axis=1)
+        return some
 
 
 def _touched(times: Values, axes: list[list[int]], groups: int) -> list[NDArray[np.int64]]:
