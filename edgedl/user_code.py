@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import importlib.util
@@ -53,9 +54,8 @@ def _of_file(path: Path) -> ModuleType:
         if spec is None or spec.loader is None:
             raise ImportError(f"{path} cannot be imported")
         module = sys.modules[name] = importlib.util.module_from_spec(spec)
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(sys.modules.pop, name)
             spec.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[name]
-            raise
+            undo.pop_all()
     return sys.modules[name]
