@@ -113,10 +113,14 @@ class Model:
         return replace(self, history=(*self.history, str(step)), **changes)
 
     def changed(self, step: object, net: Any, record: Mapping[str, Any] | None = None) -> Model:
-        """A copy with the network that a stage made of this one; the network it all began with is kept as `origin`."""
+        """A copy with the network that a stage made of this one; the network it all began with is kept as `origin`.
+
+        Ranges that the plan had of another network are forgotten.
+        """
         origin = self.net if self.origin is None else self.origin
         records = self.records if record is None else (*self.records, record)
-        return self.then(step, net=net, origin=origin, records=records)
+        plan = None if self.plan is None else replace(self.plan, ranges={})
+        return self.then(step, net=net, origin=origin, records=records, plan=plan)
 
     def save(self, folder: Path) -> None:
         """Write `model.json`, the network and the one it came from into an existing folder."""

@@ -245,6 +245,11 @@ def stages(
         raise UsageError("--budget says what --prune counts", next="add --prune, or leave --budget out")
     if finetune and (teacher or student):
         raise UsageError("--finetune has no teacher", next="leave --finetune out to distil")
+    if student and (prune is not None or low_rank is not None):
+        raise UsageError(
+            "--student takes the place of the network that --prune and --low-rank would cut",
+            next="leave --student out, or make two runs",
+        )
     if prune is not None:
         found.append(("prune_channels", {"ratio": prune, **({"budget": budget} if budget else {})}))
     if low_rank is not None:

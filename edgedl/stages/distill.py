@@ -9,7 +9,7 @@ from typing import Any
 from ..data import Dataset
 from ..errors import DataError, UsageError
 from ..metrics import output_name
-from ..model import Model, QuantizationPlan, require_keras
+from ..model import Model, require_keras
 from .distilling import students, teachers
 from .distilling.matching import Pair, match
 from .distilling.objective import Distillation, Labels, Weights, follow, made_extras, parts_of
@@ -101,7 +101,7 @@ class Distill(Training):
         told = self._told(tutors, objective) | {"parts": parts} | record
         names = " and ".join(t.name for t in tutors)
         after = model.changed(f"distilled from {names} for {epochs_of(record)}{ending(record)}", net, told)
-        return replace(after, plan=self._plan(model), notes=(*after.notes, *_notes(data, model.notes)))
+        return replace(after, notes=(*after.notes, *_notes(data, model.notes)))
 
     def _teachers(self, model: Model) -> list[teachers.Teacher]:
         if not self.teacher:
@@ -141,11 +141,6 @@ class Distill(Training):
                 "hint_epochs is about features, and these have no weight or no layers match", next="use features = 1"
             )
         return found
-
-    def _plan(self, model: Model) -> QuantizationPlan | None:
-        """The plan of quantization; ranges that were decided for the layers of another network are dropped."""
-        same = not self.student and self.width == self.depth == 1
-        return model.plan if same or model.plan is None else replace(model.plan, ranges={})
 
     def _told(self, tutors: Sequence[teachers.Teacher], objective: Distillation) -> dict[str, Any]:
         """What the report says of how it was done."""

@@ -72,16 +72,20 @@ def test_what_the_budget_counts(budget: str, capsys: pytest.CaptureFixture[str])
 
 
 def test_every_value_arrives(capsys: pytest.CaptureFixture[str]) -> None:
-    line = "--prune 2x --low-rank 25% --sparsity 90% --cluster 16 --teacher a.keras --teacher b.onnx --student s.keras"
+    line = "--prune 2x --low-rank 25% --sparsity 90% --cluster 16 --teacher a.keras --teacher b.onnx"
     found = recipe(capsys, DIGITS, *line.split(), "--epochs", "3", "--data", "d.npz", "--train", "t.npz")
     prune, low_rank, distill, sparse, cluster, quantize = found["stages"]
     assert (prune["ratio"], prune["epochs"]) == (0.5, 0), "its training is the stage after it"
     assert (low_rank["rank"], low_rank["budget"]) == ("budget", 0.75), "what stays, of what is to go"
-    assert (distill["teacher"], distill["student"], distill["epochs"]) == (["a.keras", "b.onnx"], "s.keras", 3)
+    assert (distill["teacher"], distill["epochs"]) == (["a.keras", "b.onnx"], 3)
     assert (sparse["sparsity"], sparse["epochs"]) == (0.9, 3)
     assert (cluster["clusters"], cluster["epochs"]) == (16, 3)
     assert quantize["scheme"] == "int8"
     assert (found["data"]["source"], found["data"]["train"]) == ("d.npz", "t.npz")
+
+
+def test_a_student_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert recipe(capsys, DIGITS, "--student", "s.keras")["stages"][0]["student"] == "s.keras"
 
 
 def test_epochs_that_are_not_given_are_each_stage_s_own(capsys: pytest.CaptureFixture[str]) -> None:
