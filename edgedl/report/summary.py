@@ -142,12 +142,26 @@ def headline(document: Document, found: list[Row]) -> str:
     row = lead(found)
     if row is None:
         return "No artifact was made."
-    parts = [row.size_change or figures.size(row.bytes)]
+    stages = bool(document.get("savings")) and bool(row.size_change)
+    parts = [(row.size_change or figures.size(row.bytes)) + (" than its own float file" if stages else "")]
     for target, value in row.speed.items():
         parts.append(f"{value.text} on {target}" if value.real else f"no difference in speed found on {target}")
     parts.append(quality(document, row))
-    text = ", ".join(parts)
+    text = ", ".join(parts) + against_unchanged(document, row)
     return f"{text[0].upper()}{text[1:]}."
+
+
+def against_unchanged(document: Document, row: Row) -> str:
+    """What the stages that changed the network bought beside the quantization, in half a sentence; "" without such."""
+    same = (s for s in document.get("savings", []) if (s["format"], s["scheme"]) == (row.format, row.scheme))
+    found = next(same, None)
+    if found is None:
+        return ""
+    rows = [r for r in found["rows"] if r["what"] in ("file", "latency") and r["gain"]]
+    gains = [r["verdict"] + (f" on {r['target']}" if "target" in r else "") for r in rows]
+    if not gains:
+        return f"; no gain here over the model as it came in {row.scheme}"
+    return f"; {', '.join(gains)} than the model as it came in {row.scheme}"
 
 
 def about(document: Document, found: list[Row]) -> str:

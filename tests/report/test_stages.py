@@ -73,6 +73,18 @@ def test_the_terminal_says_where_nothing_was_gained(sample: Any) -> None:
     assert all(len(line) <= 100 for line in lines_)
 
 
+def test_the_headline_tells_both_gains_apart(sample: Any) -> None:
+    """What quantization bought, beside the changed network's own float file, and what the stages bought beside it."""
+    document = staged(sample.ordinary(), PRUNE)
+    text = " ".join(render_terminal(document, width=200, color=False).split("\n\n")[0].split())
+    assert "smaller than its own float file" in text
+    assert text.endswith("; 2.0× smaller than the model as it came in int8.")
+    for row in document["savings"][0]["rows"]:
+        row["gain"] = False
+    text = " ".join(render_terminal(document, width=200, color=False).split("\n\n")[0].split())
+    assert text.endswith("; no gain here over the model as it came in int8.")
+
+
 @pytest.mark.parametrize("width", [40, 60, 80, 200])
 def test_it_fits_any_terminal(sample: Any, width: int) -> None:
     text = render_terminal(staged(sample.ordinary(), PRUNE, FINETUNE, FACTORED), width=width, color=False)
