@@ -195,7 +195,8 @@ def test_killed_in_the_middle_it_goes_on(tmp_path: Path, digits_npz: Path) -> No
         "-o",
         str(out),
     ]
-    first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    listening = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 - a shell's background jobs ignore it
+    first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=listening)
     deadline = time.monotonic() + 480
     while not list((out / ".edgedl").glob("load_data-*/done.json")):
         assert time.monotonic() < deadline

@@ -7,10 +7,12 @@ import contextlib
 import itertools
 import math
 import re
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -645,7 +647,9 @@ def test_any_parameter_is_a_model_or_an_error(
         place = places[at % len(places)]
         text = text[: place.start()] + junk + text[place.end() :]
     path = save(tmp_path_factory.mktemp("j"), text if given else inputs_text(shapes) + text, weights)
-    with contextlib.suppress(EdgedlError):
+    # without OpenCV, which is asked for a second opinion and ends the process on some of these (seen once: a segfault in its
+    # forward pass); a run of edgedl reads models in a child process, where that is an error message
+    with mock.patch.dict(sys.modules, {"cv2": None}), contextlib.suppress(EdgedlError):
         assert source(path, LoadOptions()).proto.graph.node
 
 
