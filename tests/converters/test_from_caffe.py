@@ -12,7 +12,6 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -649,7 +648,8 @@ def test_any_parameter_is_a_model_or_an_error(
     path = save(tmp_path_factory.mktemp("j"), text if given else inputs_text(shapes) + text, weights)
     # without OpenCV, which is asked for a second opinion and ends the process on some of these (seen once: a segfault in its
     # forward pass); a run of edgedl reads models in a child process, where that is an error message
-    with mock.patch.dict(sys.modules, {"cv2": None}), contextlib.suppress(EdgedlError):
+    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(EdgedlError):
+        patch.setitem(sys.modules, "cv2", None)
         assert source(path, LoadOptions()).proto.graph.node
 
 
