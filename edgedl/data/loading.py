@@ -59,7 +59,7 @@ def load(
         for key, found in raws.items()
     }
     parts = {key: split for key, (split, _) in fitted.items()}
-    if options.train_share and len(parts["source"]) > 2 and not {"train", "calibration"} & set(parts):
+    if options.train_share and len(parts["source"]) > 2 and "train" not in parts:
         parts["source"], parts["train"] = _set_aside(parts["source"], options.train_share, seed)
     calibration, validation, notes = _cut(parts, options, seed)
     task = fitted["source"][1]

@@ -19,13 +19,13 @@ class DataOptions:
     "module:function" (which returns x, or (x, y), or a dict), "digits" (scikit-learn's 8x8 digits), or "" (generated).
     One source alone is cut in two, stratified by label: calibration, at most `calibration_samples` and a fifth of it,
     and validation, the rest. A separate `calibration` or `train` source leaves all of `source` for validation;
-    calibration is then cut from `train`, which stays whole. `train_share` of a source that stands alone is for training.
+    calibration is then cut from `train`, which stays whole. `train_share` of `source` is for training where there is no `train`.
     """
 
     source: str = ""
     calibration: str = ""  # a separate source of inputs for calibration; it needs no labels
     train: str = ""  # a separate training source
-    train_share: float = 0.0  # of a source that stands alone: how much is for training; not scored
+    train_share: float = 0.0  # of `source`, where there is no `train`: how much is for training; not scored
     calibration_samples: int = 200  # most that are cut from another source for calibration
     max_samples: int = 0  # most that are used of each source, chosen with the seed; 0: all
     metric: str = "auto"  # or accuracy, top5, f1, roc_auc, mae, mse, psnr, mean_iou, agreement; "output:metric" for another output

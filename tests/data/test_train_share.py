@@ -94,12 +94,18 @@ def test_too_few_samples_are_not_cut(count: int, tmp_path: Path) -> None:
     assert len(data.validation) >= 1
 
 
-@pytest.mark.parametrize("beside", ["train", "calibration"])
-def test_beside_another_source_it_takes_nothing_away(beside: str, tmp_path: Path) -> None:
-    more = source(tmp_path, 20, name="more.npz")
-    data = get(source(tmp_path, 50), train_share=0.6, **{beside: str(more)})
-    assert rows(data.validation).tolist() == list(range(50)), "all of a source that does not stand alone is scored"
-    assert (data.train is not None) == (beside == "train")
+def test_beside_training_data_it_takes_nothing_away(tmp_path: Path) -> None:
+    data = get(source(tmp_path, 50), train_share=0.6, train=str(source(tmp_path, 20, name="more.npz")))
+    assert rows(data.validation).tolist() == list(range(50)), "all of it is scored"
+    assert data.train is not None
+    assert len(data.train) == 20
+
+
+def test_beside_calibration_data_training_still_has_its_share(tmp_path: Path) -> None:
+    data = get(source(tmp_path, 50), train_share=0.6, calibration=str(source(tmp_path, 20, name="more.npz")))
+    assert data.train is not None
+    assert (len(data.train), len(data.validation), len(data.calibration)) == (30, 20, 20)
+    assert not set(rows(data.train).tolist()) & set(rows(data.validation).tolist())
 
 
 def test_max_samples_is_cut_first(tmp_path: Path) -> None:
