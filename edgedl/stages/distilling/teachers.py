@@ -117,14 +117,15 @@ def _said(specs: Sequence[TensorSpec]) -> str:
 
 
 def look(teachers: Sequence[Teacher], model: Model, data: Dataset) -> list[list[Array]]:
-    """What each teacher gives for the first training inputs.
+    """What each teacher gives for some of the training inputs, drawn from all of them: they may lie class by class.
 
     Raises DataError where there are none, ModelError where it gives what is not a number.
     """
     split = training_split(data)
     if not len(split):
         raise DataError("there is no training data", next="give data with --data")
-    feed = data.feed(split, 0, SEEN)
+    drawn = np.random.default_rng(0).permutation(len(split))[:SEEN]
+    feed = data.feed(split.take(np.sort(drawn)))
     found = []
     for teacher in teachers:
         size = teacher.net.inputs[0].shape[0] or 64
