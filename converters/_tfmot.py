@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import MissingDependencyError, ModelError
-from ..frameworks import no_stderr, tf_keras
+from ..errors import ModelError
+from ..frameworks import model_optimization, tf_keras
 from ._keras_config import Entry, entries
 
 ROOT = "tensorflow_model_optimization.python.core"
@@ -77,14 +76,7 @@ def _layers(net: Any) -> Iterator[Any]:
 
 
 def _library(found: list[str]) -> Any:
-    tf_keras()
-    try:
-        with warnings.catch_warnings(), no_stderr():
-            warnings.simplefilter("ignore")
-            return importlib.import_module("tensorflow_model_optimization")
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"this model is wrapped by tensorflow-model-optimization ({', '.join(found)}), which cannot be imported here "
-            f"({error})",
-            next="pip install 'edgedl[tfmot]', or save the model again after strip_pruning or strip_clustering",
-        ) from error
+    names = ", ".join(found)
+    return model_optimization(
+        f"this model is wrapped ({names}) and needs", "save the model again after strip_pruning or strip_clustering"
+    )

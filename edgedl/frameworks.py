@@ -82,6 +82,20 @@ def tf_keras() -> Any:
         return _import("tf_keras")
 
 
+def model_optimization(what: str, instead: str) -> Any:
+    """The module `tensorflow_model_optimization`. Raises MissingDependencyError: `what` needs it, and what to do `instead`."""
+    tf_keras()
+    try:
+        with warnings.catch_warnings(), no_stderr():
+            warnings.simplefilter("ignore")
+            return importlib.import_module("tensorflow_model_optimization")
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{what} tensorflow-model-optimization, which cannot be imported here ({error})",
+            next=f"pip install 'edgedl[tfmot]', or {instead}",
+        ) from error
+
+
 def _quiet() -> None:
     """Environment variables that the frameworks read once, at import; what the user set stays."""
     for key, value in QUIET.items():

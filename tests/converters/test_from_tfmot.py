@@ -140,5 +140,5 @@ def test_without_tfmot_the_error_names_what_to_install(tmp_path: Path) -> None:
     code = f"import sys; sys.path.insert(0, {str(hidden.parent)!r}); import edgedl; edgedl.load({str(tmp_path / 'm.h5')!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode
-    assert "wrapped by tensorflow-model-optimization (PruneLowMagnitude)" in done.stderr
+    assert "wrapped (PruneLowMagnitude) and needs tensorflow-model-optimization" in done.stderr
     assert "pip install 'edgedl[tfmot]'" in done.stderr

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import warnings
 from collections.abc import Iterator, Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
 
 from ...data import Dataset
-from ...errors import DataError, MissingDependencyError, ModelError, UsageError
-from ...frameworks import fed, no_stderr, tensorflow, tf_keras
+from ...errors import DataError, ModelError, UsageError
+from ...frameworks import fed, model_optimization, tensorflow, tf_keras
 from ...model import Model
 from ...options import changed
 from ..rebuilding import clone
@@ -30,19 +28,9 @@ OF_CLUSTERING = {"clusters", "init", "fold"}
 INITS = {"linear": "LINEAR", "density": "DENSITY_BASED", "kmeans++": "KMEANS_PLUS_PLUS"}
 
 
-@cache
 def library() -> Any:
     """The module `tensorflow_model_optimization`. Raises MissingDependencyError."""
-    tf_keras()
-    try:
-        with warnings.catch_warnings(), no_stderr():
-            warnings.simplefilter("ignore")
-            return importlib.import_module("tensorflow_model_optimization")
-    except ImportError as error:
-        raise MissingDependencyError(
-            f'engine = "tfmot" needs tensorflow-model-optimization, which cannot be imported here ({error})',
-            next="pip install 'edgedl[tfmot]', or leave engine out",
-        ) from error
+    return model_optimization('engine = "tfmot" needs', "leave engine out")
 
 
 def prune(
