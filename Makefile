@@ -4,12 +4,13 @@ VENV ?= .venv
 TORCH ?= 2.13.0
 BIN := $(VENV)/bin
 
-.PHONY: help demo frameworks test acceptance lint package bench clean
+.PHONY: help demo frameworks test acceptance lint package fuzz bench clean
 
 help:
 	@echo "make demo        install into $(VENV), compress the bundled digits model, show the report"
 	@echo "make frameworks  install torch and JAX into $(VENV), for the tests of their importers"
 	@echo "make test        all tests that need nothing but this repository"
+	@echo "make fuzz        the property tests, on new random examples"
 	@echo "make acceptance  tests on the real models and data in EDGEDL_ASSETS"
 	@echo "make lint        ruff and mypy"
 	@echo "make package     build the wheel and try it in clean environments"
@@ -44,6 +45,10 @@ frameworks: $(VENV)/.dev
 test: $(VENV)/.dev
 	@echo "== running the tests (about ten minutes on two cores)"
 	@$(BIN)/python -m pytest -q --durations=10 --numprocesses=2 --dist=loadfile
+
+fuzz: $(VENV)/.dev
+	@echo "== the property tests on examples that were never tried (make test always draws the same)"
+	@$(BIN)/python -m pytest -q --hypothesis-profile=fuzz --numprocesses=2 --dist=loadfile $$(grep -rl "from hypothesis" tests --include="test_*.py")
 
 acceptance: $(VENV)/.dev
 	@echo "== running the acceptance tests on $${EDGEDL_ASSETS:-nothing: set EDGEDL_ASSETS to the folder of models and data}"

@@ -11,6 +11,12 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# The same examples at every run, so that a red test is one that the change made red; `make fuzz` draws new ones
+settings.register_profile("steady", derandomize=True, deadline=None)
+settings.register_profile("fuzz", deadline=None, max_examples=200, print_blob=True)
+settings.load_profile("steady")
 
 
 @pytest.fixture(scope="session")

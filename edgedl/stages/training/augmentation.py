@@ -33,9 +33,9 @@ class Augmentation:
         if any(getattr(given, name) for name in MOVES):
             n, height, width = x[self.images[0]].shape[:3]
             moved = _Movement.draw(given, n, height, width, rng)
-            x |= {name: moved(x[name], given.shift) for name in self.images}
+            x |= {name: moved(x[name], given) for name in self.images}
             if self.pictures and y is not None:
-                y = moved(y, given.shift, classes=y.dtype.kind in "iu")
+                y = moved(y, given, classes=y.dtype.kind in "iu")
         if given.cutout:
             _cutout(x, self.images, given.cutout, rng)
         if given.time_shift:
@@ -69,7 +69,7 @@ def augmentation(
 
     `ranks`: of the network's inputs, by name. Raises UsageError for changes that this data cannot have.
     """
-    wanted = [name for name in Augment.__dataclass_fields__ if getattr(options, name)]
+    wanted = [name for name in Augment.__dataclass_fields__ if name != "border" and getattr(options, name)]
     if not wanted:
         return None
     real = tuple(name for name, v in ready.items() if v.dtype.kind == "f")
@@ -112,7 +112,7 @@ def _are_pictures(sample: Split, image: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Movement:
-    """From which row and column of the picture, padded with zeros, each pixel of the result is taken."""
+    """From which row and column of the picture, padded at its border, each pixel of the result is taken."""
 
     rows: Array  # [n, height], fractions where a crop is resized
     columns: Array  # [n, width]
@@ -132,10 +132,11 @@ class _Movement:
             pair = [at + by[axis] for axis, at in enumerate(pair)]
         return cls(*pair)
 
-    def __call__(self, x: Array, padding: int, classes: bool = False) -> Array:
+    def __call__(self, x: Array, options: Augment, classes: bool = False) -> Array:
         """Pictures `[n, height, width, ...]`, moved; `classes` by the nearest pixel."""
-        if padding:
-            x = np.pad(x, ((0, 0), (padding, padding), (padding, padding), *((0, 0),) * (x.ndim - 3)))
+        if options.shift:
+            sides = ((0, 0), *((options.shift, options.shift),) * 2, *((0, 0),) * (x.ndim - 3))
+            x = np.pad(x, sides, mode="reflect" if options.border == "reflect" else "constant")
         if self.rows.dtype.kind in "iu":
             return _gathered(x, self.rows, self.columns)
         if classes:

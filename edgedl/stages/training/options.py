@@ -9,6 +9,7 @@ from typing import Literal
 from ...errors import UsageError
 
 Optimizer = Literal["sgd", "adam", "adamw"]
+Border = Literal["zero", "reflect"]
 Schedule = Literal["cosine", "one-cycle", "constant"]
 MAX_SEED = (1 << 31) - 1  # what numpy, Python and TensorFlow take alike
 RATES: dict[str, float] = {"sgd": 0.02, "adam": 1e-3, "adamw": 1e-3}  # peak learning rates where none is given
@@ -25,7 +26,8 @@ class Augment:
 
     flip: bool = False  # left-right, half of the images
     flip_vertical: bool = False  # top-bottom, half of the images
-    shift: int = 0  # raw pixels, at most, each way; what comes in at the border is raw zero (black)
+    shift: int = 0  # raw pixels, at most, each way
+    border: Border = "zero"  # what a shift brings in: raw zero (black), or the picture mirrored at its edge
     crop: float = 0.0  # share of height and width that a random crop may take away, resized back (bilinear); below 1
     cutout: int = 0  # side in raw pixels of a square set to the image's mean colour (DeVries and Taylor, 2017)
     mixup: float = 0.0  # alpha of the Beta distribution (Zhang et al., ICLR 2018)

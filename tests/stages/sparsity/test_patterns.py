@@ -56,8 +56,12 @@ def test_lamp_does_not_depend_on_the_scale_of_a_kernel() -> None:
     np.testing.assert_allclose(lamp(scores)[order], expected, rtol=1e-9)
 
 
+# TensorFlow flushes subnormal numbers to zero: to it a weight of 1e-45 is none
+WEIGHTS = st.floats(-9, 9, width=32, allow_subnormal=False)
+
+
 @settings(deadline=None)
-@given(arrays(np.float32, st.tuples(st.integers(1, 5), st.integers(1, 20)), elements=st.floats(-9, 9, width=32), unique=True),
+@given(arrays(np.float32, st.tuples(st.integers(1, 5), st.integers(1, 20)), elements=WEIGHTS, unique=True),
        st.sampled_from([(2, 4), (1, 4), (1, 2), (3, 8)]))  # fmt: skip
 def test_n_of_m_is_tfmots_mask(weights: Any, keep_of: tuple[int, int]) -> None:
     """Rows of weights; tfmot counts zeros (m by n) where edgedl counts what stays (N:M)."""

@@ -49,6 +49,14 @@ def test_shift_is_a_crop_of_the_image_padded_with_zeros() -> None:
     assert len(seen) > 12, "of 25 places"
 
 
+def test_shift_with_a_mirrored_border_brings_in_no_black() -> None:
+    found = change(Augment(shift=2, border="reflect"), IMAGES).x["x"]
+    padded = np.pad(IMAGES, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="reflect")
+    for image, wide in zip(found, padded, strict=True):
+        assert any(np.array_equal(image, wide[i : i + 6, j : j + 8]) for i in range(5) for j in range(5))
+    assert found.min() > 0
+
+
 def test_crop_of_a_ramp_is_a_part_of_the_ramp() -> None:
     """Bilinear interpolation of a linear picture is exact: each row is again a line of a smaller slope."""
     ramp = np.broadcast_to(np.arange(32, dtype=np.float32)[None, :, None, None], (20, 32, 32, 1)).copy()
