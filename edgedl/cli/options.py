@@ -260,6 +260,8 @@ def stages(
     elif student or teacher or (found and epochs != 0):
         more: dict[str, Any] = {"teacher": list(teacher)} if teacher else {}
         found.append(("distill", {**length, **more, **({"student": student} if student else {})}))
+    if sparsity == 0:
+        raise UsageError("--sparsity 0 makes no weight zero", next="use --sparsity 80%, or leave it out")
     if sparsity is not None:
         found.append(("prune_weights", {"sparsity": sparsity, **length}))
     if cluster is not None:

@@ -171,6 +171,7 @@ def test_any_option_of_a_stage(
         (["--epochs", "1.5", "--finetune"], "1.5"),
         (["--epochs", "3"], "there is nothing to train"),
         (["--finetune", "--epochs", "0"], "there is nothing to train"),
+        (["--sparsity", "0"], "--sparsity 0 makes no weight zero"),
         (["--train", "t.npz"], "--train has nothing to train"),
         (["--finetune", "--teacher", "t.keras"], "--finetune has no teacher"),
         (["--finetune", "--student", "s.keras"], "--finetune has no teacher"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
 from math import log
 from typing import Any
 
@@ -29,10 +31,22 @@ def fading(graph: ChannelGraph, keep: Mask, *, left: float = 1e-3) -> Prepare:
     if not 0 < left < 1:
         raise UsageError(f"{left:g} of the weights cannot be left", next="give a share above 0 and below 1")
 
-    def prepare(copy: Any, steps: int) -> Sequence[Any]:
-        return [_callback(fading_weights(graph, keep, copy), steps, left)]
+    return _Fading(graph, keep, left)
 
-    return prepare
+
+@dataclass(frozen=True, slots=True)
+class _Fading:
+    graph: ChannelGraph
+    keep: Mask
+    left: float
+
+    def __call__(self, copy: Any, steps: int) -> Sequence[Any]:
+        return [_callback(fading_weights(self.graph, self.keep, copy), steps, self.left)]
+
+    @property
+    def fingerprint(self) -> str:
+        """Which channels go: measured latencies may choose others when a run is repeated."""
+        return f"{self.left} {blake2b(np.ascontiguousarray(self.keep).tobytes(), digest_size=16).hexdigest()}"
 
 
 def fading_weights(graph: ChannelGraph, keep: Mask, net: Any) -> list[tuple[Any, Array]]:

@@ -91,9 +91,13 @@ class _Fitting:
 
 
 def fitting_feed(graph: ChannelGraph, inputs: Sequence[Array]) -> list[Any]:
-    """As many of the inputs as a pass that keeps all activations has room for, at least 8, as tensors."""
+    """As many of the inputs as a pass that keeps all activations has room for, at least 8, as tensors.
+
+    A network that insists on its batch gets one such batch.
+    """
     count = min(len(inputs[0]), max(8, int(MOST_BYTES // max(activation_bytes(graph), 1))))
-    return [tensorflow().convert_to_tensor(np.asarray(x[:count])) for x in inputs]
+    index = np.resize(np.arange(len(inputs[0])), graph.net.inputs[0].shape[0] or count)
+    return [tensorflow().convert_to_tensor(np.asarray(x[index])) for x in inputs]
 
 
 def activation_bytes(graph: ChannelGraph) -> float:

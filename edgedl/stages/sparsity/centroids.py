@@ -27,11 +27,21 @@ def centroids(values: Array, count: int, init: Init, *, keep_zeros: bool, iterat
     others = flat[flat != 0]
     if not len(others) or count < 2:
         return np.zeros(1, np.float32)
-    below = round((count - 1) * float((others < 0).mean()))
-    begun = [_begin(others[others < 0], below, init, rng), _begin(others[others > 0], count - 1 - below, init, rng)]
-    moved = _moved(others, np.concatenate(begun), iterations)
-    found: Array = np.union1d(moved[moved != 0], [0.0]).astype(np.float32)
-    return found
+    negative, positive = others[others < 0], others[others > 0]
+    below = _shared(count - 1, len(negative), len(positive))
+    begun = [_begin(negative, below, init, rng), np.zeros(1), _begin(positive, count - 1 - below, init, rng)]
+    moved = _moved(others, np.concatenate(begun), iterations, pinned=True)
+    return np.unique(moved.astype(np.float32))
+
+
+def _shared(count: int, negative: int, positive: int) -> int:
+    """How many of `count` centroids are negative: by the numbers of weights, and one at least for either sign.
+
+    >>> _shared(15, 50, 50), _shared(2, 1, 99), _shared(1, 60, 40), _shared(5, 0, 9)
+    (8, 1, 1, 0)
+    """
+    share = round(count * negative / (negative + positive))
+    return min(max(share, int(negative > 0)), count - int(positive > 0)) if count > 1 else share
 
 
 def nearest(values: Array, table: Array) -> Array:
@@ -71,8 +81,11 @@ def _plus_plus(values: Array, count: int, rng: np.random.Generator) -> Array:
     return np.sort(np.array(found))
 
 
-def _moved(values: Array, begun: Array, iterations: int) -> Array:
-    """Lloyd's algorithm on sorted values, whose clusters are runs; a centroid without members stays where it is."""
+def _moved(values: Array, begun: Array, iterations: int, pinned: bool = False) -> Array:
+    """Lloyd's algorithm on sorted values, whose clusters are runs; a centroid without members stays where it is.
+
+    `pinned`: so does one at zero.
+    """
     ordered, table = np.sort(values), np.sort(begun)
     for _ in range(iterations):
         borders = np.searchsorted(ordered, (table[1:] + table[:-1]) / 2, side="right")
@@ -81,6 +94,8 @@ def _moved(values: Array, begun: Array, iterations: int) -> Array:
         full = counts > 0
         means = table.copy()
         means[full] = np.add.reduceat(ordered, starts[full]) / counts[full]
+        if pinned:
+            means[table == 0] = 0
         if np.array_equal(means, table):
             break
         table = np.sort(means)

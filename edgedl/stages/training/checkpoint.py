@@ -82,13 +82,22 @@ def _header(path: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) and isinstance(found.get("of"), dict) else None
 
 
-def checkpoint(net: Any, data: Dataset, options: Training, objective: Objective) -> Checkpoint | None:
-    """Where the training of `net` keeps its checkpoints; None where nothing is to be kept."""
+def checkpoint(
+    net: Any, data: Dataset, options: Training, objective: Objective, prepare: Any = None
+) -> Checkpoint | None:
+    """Where the training of `net` keeps its checkpoints; None where nothing is to be kept.
+
+    `objective` and `prepare` may have a `fingerprint` of what else they depend on.
+    """
     folder = scratch.folder()
     if folder is None:
         return None
     plain = [type(options).__qualname__, everything(options)]
-    kind = [type(objective).__qualname__, list(objective.taps), str(getattr(objective, "fingerprint", ""))]
+    kind = [
+        type(objective).__qualname__,
+        list(objective.taps),
+        *(str(getattr(o, "fingerprint", "")) for o in (objective, prepare)),
+    ]
     of = {
         "network": _digest(
             json.dumps(net.get_config(), default=lambda value: type(value).__qualname__).encode(),

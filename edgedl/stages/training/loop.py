@@ -32,6 +32,7 @@ __all__ = ["Objective", "Prepare", "train", "training_split"]
 USUAL = 0.1  # no learning rate above it is worth a try
 Prepare = Callable[[Any, int], Sequence[Any]]  # (the copy to train, steps in all) -> Keras callbacks
 WATCHED = 1000  # validation samples that are looked at after each epoch, at most
+SCORED = 256 << 20  # bytes of outputs and labels of which the metric after an epoch is, about; the loss is of all
 TELL_S = 0.25  # least time between two messages of progress
 
 
@@ -51,7 +52,7 @@ def train(
         student = clone(net)
         _seed_layers(student, options.seed)
         if options.epochs:
-            kept_at = checkpoint(net, data, options, objective)
+            kept_at = checkpoint(net, data, options, objective, prepare)
             record = _Job.start(student, data, options, objective, prepare, kept_at).run()
         else:
             record = {"epochs": [], "epochs_done": 0, "notes": [], "ended": ""}
@@ -266,11 +267,14 @@ class _Job:
         labels: list[Array] = []
         at = getattr(self.stepper.objective, "at", 0)
         data, size = self.batches.data, self.batches.size
+        kept = 0  # bytes
         for x, y, count in in_order(data, self.watched, self.chosen, size, self.fixed):
             loss, found = self.stepper.evaluate(*tensors(x, y))
             total += float(loss) * count
-            outputs.append(np.asarray(found[at])[:count])
-            labels += [] if y is None else [np.asarray(y)[:count]]
+            if y is not None and kept < SCORED:
+                outputs.append(np.asarray(found[at])[:count])
+                labels.append(np.asarray(y)[:count])
+                kept += outputs[-1].nbytes + labels[-1].nbytes
         metric = _metric(data.metric, self.stepper.student, at)
         value = None
         if metric is not None and labels:

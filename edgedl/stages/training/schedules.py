@@ -28,6 +28,8 @@ def rate(options: Training, step: int, steps: int) -> float:
 
 def _one_cycle(peak: float, step: int, top: float, last: int) -> float:
     first = peak / DIV
+    if last <= 0:
+        return peak
     if step <= top:
         return _cosine(first, peak, step / top) if top > 0 else peak
     return _cosine(peak, first / FINAL_DIV, (step - top) / (last - top))

@@ -219,5 +219,6 @@ def epochs_of(record: Mapping[str, Any]) -> str:
     >>> epochs_of({"epochs_done": 1}), epochs_of({"epochs_done": 8})
     ('1 epoch', '8 epochs')
     """
-    count = record["epochs_done"]
-    return f"{count} epoch{'' if count == 1 else 's'}"
+    count, resumed = record["epochs_done"], record.get("resumed_from")
+    told = f", resumed in epoch {resumed['epoch']} from a checkpoint" if resumed else ""
+    return f"{count} epoch{'' if count == 1 else 's'}{told}"

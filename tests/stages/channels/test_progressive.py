@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from edgedl import scratch
 from edgedl.data import Dataset, Split
 from edgedl.errors import UsageError
 from edgedl.stages.channels.choose import choose
@@ -17,6 +19,7 @@ from edgedl.stages.channels.criteria import score
 from edgedl.stages.channels.graph import ChannelGraph, channel_graph
 from edgedl.stages.channels.progressive import fading, fading_weights, rate, strength
 from edgedl.stages.channels.shrink import Mask, shrink
+from edgedl.stages.training.checkpoint import checkpoint
 from edgedl.stages.training.loop import train
 from edgedl.stages.training.options import Training
 from edgedl.stages.training.task import Labelled, kinds
@@ -63,6 +66,18 @@ def test_only_weights_of_channels_that_go_fade(zoo: Zoo) -> None:
     small = shrink(graph, keep)
     entries = [sum(int(np.prod(w.shape)) for w in net.trainable_weights) for net in (graph.net, small)]
     assert sum(int(going.sum()) for _, going in fading_weights(graph, keep, graph.net)) == entries[0] - entries[1] > 0
+
+
+def test_a_checkpoint_of_other_channels_is_not_gone_on_with(zoo: Zoo, tmp_path: Path) -> None:
+    graph, keep, data, *_ = halved(zoo, "cnn")
+    other = np.asarray(keep).copy()
+    channels = graph.prunable[0].channels
+    other[channels] = np.roll(other[channels], 1)
+    options, objective = Training(epochs=1), Labelled(0, kinds(graph.net)[0], True)
+    with scratch.using(tmp_path):
+        places = [checkpoint(graph.net, data, options, objective, fading(graph, k)) for k in (keep, keep, other)]
+    first, same, other_path = [place.path for place in places if place is not None]
+    assert first == same != other_path
 
 
 def test_the_strength_grows_and_multiplies_to_what_is_left() -> None:

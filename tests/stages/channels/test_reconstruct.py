@@ -87,6 +87,18 @@ def test_the_mean_moves_with_the_normalization() -> None:
     assert_allclose(np.asarray(small(data)), np.asarray(net(data)), atol=2e-3)
 
 
+def test_a_network_that_insists_on_its_batch_is_fitted() -> None:
+    L = keras().layers
+    keras().utils.set_random_seed(0)
+    given = keras().Input(batch_shape=(12, 6, 6, 3), name="x")
+    net = keras().Model(given, L.Conv2D(4, 1, name="second")(L.Conv2D(8, 3, name="first")(given)))
+    data = np.random.default_rng(0).normal(size=(7, 6, 6, 3)).astype(np.float32)  # fewer than one batch
+    graph = channel_graph(net)
+    keep = without(graph, next(g for g in graph.prunable if g.name == "first").channels[:2])
+    errors = reconstruct(graph, keep, shrink(graph, keep), [data])["second"]
+    assert errors[1] < errors[0]
+
+
 def test_surgeon_takes_a_copy_first_and_says_it_costs_nothing() -> None:
     net = net_with_copies(True)
     x = np.random.default_rng(3).normal(size=(32, 8, 8, 3)).astype(np.float32)

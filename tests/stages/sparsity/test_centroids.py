@@ -34,6 +34,11 @@ def test_a_table_is_sorted_small_and_keeps_zeros(values: Any, count: int, init: 
         assert (table[index][values == 0] == 0).all()
 
 
+def test_few_clusters_beside_the_zero_serve_either_sign() -> None:
+    values = np.array([-3, -3.2, 0, 0, 0.1, 3, 3.1, 3.2, 3.3, 3.1], np.float32)
+    np.testing.assert_allclose(centroids(values, 3, "linear", keep_zeros=True, iterations=9, seed=0), [-3.1, 0, 3.14])
+
+
 @settings(deadline=None)
 @given(VALUES)
 def test_as_many_clusters_as_values_change_nothing(values: Any) -> None:

@@ -25,6 +25,10 @@ def test_one_cycle_is_torchs(steps: int, rising: float | None) -> None:
     np.testing.assert_allclose([rate(options, i, steps) for i in range(steps)], expected, rtol=1e-9, atol=1e-12)
 
 
+def test_one_cycle_of_one_step_is_taken_at_the_peak() -> None:
+    assert rate(Training(schedule="one-cycle", learning_rate=0.5), 0, 1) == 0.5
+
+
 @pytest.mark.parametrize("schedule", ["cosine", "constant"])
 @pytest.mark.parametrize("steps", [1, 2, 10, 100])
 def test_it_rises_to_the_peak_and_stays_or_falls(schedule: str, steps: int) -> None:
