@@ -1,0 +1,99 @@
+"""The fixed-point numbers of TensorFlow Lite: multipliers and shifts, activation limits; as its own `Prepare` computes them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ...artifact import Array
+from .graph import Op, Tensor, Unsupported
+
+LIMITS = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767), "int32": (-(1 << 31), (1 << 31) - 1)}
+NONE, RELU, RELU_N1_TO_1, RELU6 = 0, 1, 2, 3  # ActivationFunctionType of schema.fbs
+
+
+def quantize_multiplier(real: float) -> tuple[int, int]:
+    """(multiplier, shift): real = multiplier / 2^31 * 2^shift, as `QuantizeMultiplier` of quantization_util.cc.
+
+    The multiplier is 0 or in 2^30..2^31-1. Raises Unsupported for what is negative or too large.
+
+    >>> quantize_multiplier(0.5), quantize_multiplier(0.75)
+    ((1073741824, 0), (1610612736, 0))
+    """
+    if not (math.isfinite(real) and real >= 0):
+        raise Unsupported(f"a rescaling factor is {real}")
+    if real == 0:
+        return 0, 0
+    fraction, shift = math.frexp(real)
+    multiplier = _round(fraction * (1 << 31))
+    if multiplier == 1 << 31:
+        multiplier, shift = multiplier // 2, shift + 1
+    if shift < -31:
+        return 0, 0
+    if shift > 30:
+        raise Unsupported(f"a rescaling factor of {real:g} is too large")
+    return multiplier, shift
+
+
+def _round(value: float) -> int:
+    """Half away from zero, as std::round."""
+    return math.floor(value + 0.5) if value >= 0 else -math.floor(-value + 0.5)
+
+
+def convolution_multipliers(
+    x: Tensor, weights: Tensor, y: Tensor, channels: int, as_dense: bool = False
+) -> tuple[Array, Array]:
+    """(multipliers, shifts) int32 for each output channel, from double products of float scales.
+
+    `as_dense`: as FULLY_CONNECTED, which multiplies the two scales of a tensor as floats.
+    """
+    scales = np.resize(weights.scales, channels) if len(weights.scales) == 1 else weights.scales
+    if len(scales) != channels:
+        raise Unsupported(f"there are {len(weights.scales)} scales of weights for {channels} channels")
+    products = [float(x.scale) * float(s) for s in scales]
+    if as_dense and len(weights.scales) == 1:
+        products = [float(x.scale * weights.scale)] * channels
+    pairs = [quantize_multiplier(product / float(y.scale)) for product in products]
+    return np.array([m for m, _ in pairs], np.int32), np.array([s for _, s in pairs], np.int32)
+
+
+def activation_limits(op: Op, y: Tensor) -> tuple[int, int]:
+    """(least, largest) quantized result, as `CalculateActivationRangeQuantized`. Raises Unsupported for tanh and sign."""
+    low, high = LIMITS[y.dtype]
+    kind = int(op.option("fusedActivationFunction"))
+    if kind == NONE:
+        return low, high
+    if kind == RELU:
+        return max(low, _at(0.0, y)), high
+    if kind == RELU6:
+        return max(low, _at(0.0, y)), min(high, _at(6.0, y))
+    if kind == RELU_N1_TO_1:
+        return max(low, _at(-1.0, y)), min(high, _at(1.0, y))
+    raise Unsupported(f"the fused activation {kind} is not known")
+
+
+def _at(real: float, y: Tensor) -> int:
+    return y.zero_point + _round(float(np.float32(real) / y.scale))
+
+
+def same_padding(size: int, out: int, kernel: int, stride: int, dilation: int) -> int:
+    """Rows (or columns) of padding before the first one for the padding SAME, as `ComputePadding`.
+
+    >>> same_padding(96, 48, 3, 2, 1), same_padding(25, 25, 3, 1, 1)
+    (0, 1)
+    """
+    return max((out - 1) * stride + (kernel - 1) * dilation + 1 - size, 0) // 2
+
+
+def padding(op: Op, size: Any, out: Any, kernel: Any) -> tuple[int, int]:
+    """(top, left) of an operator with the options strideH, strideW, padding; heights and widths as pairs."""
+    if int(op.option("padding")) == 1:  # VALID
+        return 0, 0
+    strides = int(op.option("strideH", 1)), int(op.option("strideW", 1))
+    dilations = int(op.option("dilationHFactor", 1)), int(op.option("dilationWFactor", 1))
+    top, left = (
+        same_padding(s, o, k, t, d) for s, o, k, t, d in zip(size, out, kernel, strides, dilations, strict=True)
+    )
+    return top, left

@@ -1,0 +1,137 @@
+"""plan(): where each buffer lies in one arena, so that it is as small as can be: lifetimes, and operators that may write over
+what they have read."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+ALIGN = 4  # bytes; what double-word and multiple loads of a Cortex-M need
+TRIES = 400  # orders in which buffers are laid down, at most
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """So many bytes that must be kept from step `first` to step `last`, both included."""
+
+    name: str
+    size: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`offsets` in bytes, one for each buffer; `bound`: no plan can be smaller than this."""
+
+    offsets: tuple[int, ...]
+    total: int
+    bound: int
+
+
+Overlaps = Mapping[tuple[int, int], int]  # (index of the buffer that is read, of the one that is written) -> lead
+
+
+def plan(buffers: Sequence[Buffer], overlaps: Overlaps) -> Plan:
+    """Offsets for all buffers in one arena.
+
+    Two buffers whose lifetimes meet lie apart, but for those of `overlaps`: the written one may share bytes with the one
+    that is read if it begins at least `lead` bytes before it (the operator never writes a byte that it still reads). Greedy
+    by size, then in random orders drawn from a fixed seed, until the bound is met or tries end: an order of best-fit
+    placement as in Pisarchyk and Lee, "Efficient Memory Management for Deep Neural Net Inference" (2020).
+    """
+    sizes = [_aligned(b.size) for b in buffers]
+    apart = _conflicts(buffers)
+    bound = lower_bound(buffers, overlaps)
+    order = sorted(range(len(buffers)), key=lambda i: (-sizes[i], buffers[i].first))
+    best = _placed(order, sizes, apart, overlaps)
+    best_order = order
+    rng = random.Random(0)
+    for _ in range(TRIES):
+        if _total(best, sizes) <= bound:
+            break
+        tried = _varied(best_order, rng)
+        found = _placed(tried, sizes, apart, overlaps)
+        if _total(found, sizes) <= _total(best, sizes):
+            best, best_order = found, tried
+    return Plan(tuple(best), _total(best, sizes), bound)
+
+
+def lower_bound(buffers: Sequence[Buffer], overlaps: Overlaps) -> int:
+    """The most that is alive at one step, where each pair of `overlaps` shares as much as its lead allows.
+
+    An output shares with one input at most what is left of the larger of the two when it begins `lead` bytes before; with
+    several such inputs the bound takes the sum of what each could save, so it may be lower than any plan, never higher.
+    """
+    sizes = [_aligned(b.size) for b in buffers]
+    bound = 0
+    for step in sorted({b.first for b in buffers} | {b.last for b in buffers}):
+        alive = [i for i, b in enumerate(buffers) if b.first <= step <= b.last]
+        saved = 0
+        for (read, written), lead in overlaps.items():
+            if read in alive and written in alive:
+                saved += max(0, sizes[read] + sizes[written] - max(sizes[written], sizes[read] + _lead(lead)))
+        bound = max(bound, sum(sizes[i] for i in alive) - saved)
+    return max(bound, max(sizes, default=0))
+
+
+def _lead(lead: int) -> int:
+    return _aligned(max(lead, 0))
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGN) * ALIGN
+
+
+def _conflicts(buffers: Sequence[Buffer]) -> list[list[int]]:
+    """For each buffer those whose lifetime meets its own."""
+    return [
+        [j for j, o in enumerate(buffers) if j != i and b.first <= o.last and o.first <= b.last]
+        for i, b in enumerate(buffers)
+    ]
+
+
+def _placed(
+    order: Sequence[int], sizes: Sequence[int], apart: Sequence[Sequence[int]], overlaps: Overlaps
+) -> list[int]:
+    """Each buffer in turn at the lowest offset where it fits between those that lie already."""
+    offsets: list[int] = [-1] * len(sizes)
+    for i in order:
+        placed = [j for j in apart[i] if offsets[j] >= 0]
+        offsets[i] = min(at for at in _places(i, placed, offsets, sizes, overlaps)
+                         if all(_fits(i, at, j, offsets[j], sizes, overlaps) for j in placed))  # fmt: skip
+    return offsets
+
+
+def _places(
+    i: int, placed: Sequence[int], offsets: Sequence[int], sizes: Sequence[int], overlaps: Overlaps
+) -> set[int]:
+    """Offsets worth trying: the start, behind each neighbour, and where an overlap is just allowed."""
+    found = {0}
+    for j in placed:
+        found.add(offsets[j] + sizes[j])
+        if (i, j) in overlaps:  # i is read: at least `lead` behind the one that is written
+            found.add(max(0, offsets[j] + _lead(overlaps[i, j])))
+        if (j, i) in overlaps:  # i is written
+            found.add(max(0, offsets[j] - _lead(overlaps[j, i])))
+    return found
+
+
+def _fits(i: int, at: int, j: int, other: int, sizes: Sequence[int], overlaps: Overlaps) -> bool:
+    if at + sizes[i] <= other or other + sizes[j] <= at:
+        return True
+    if (i, j) in overlaps:
+        return other + _lead(overlaps[i, j]) <= at
+    return (j, i) in overlaps and at + _lead(overlaps[j, i]) <= other
+
+
+def _total(offsets: Sequence[int], sizes: Sequence[int]) -> int:
+    return max((at + size for at, size in zip(offsets, sizes, strict=True)), default=0)
+
+
+def _varied(order: Sequence[int], rng: random.Random) -> list[int]:
+    """An order with one buffer moved elsewhere."""
+    tried = list(order)
+    tried.insert(rng.randrange(len(tried)), tried.pop(rng.randrange(len(tried))))
+    return tried
