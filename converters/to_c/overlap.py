@@ -15,7 +15,7 @@ def lead_of_windows(fields: Mapping[str, int], at_once: int, in_bytes: int = 1, 
 
     >>> one = dict(in_h=4, in_w=4, in_c=8, out_h=4, out_w=4, out_c=8, stride_h=1, stride_w=1, pad_top=0, pad_left=0)
     >>> lead_of_windows(one, 2), lead_of_windows({**one, "out_c": 16}, 2)
-    (0, 128)
+    (0, 112)
     """
     rows = np.maximum(np.arange(fields["out_h"]) * fields["stride_h"] - fields["pad_top"], 0)
     columns = np.maximum(np.arange(fields["out_w"]) * fields["stride_w"] - fields["pad_left"], 0)
