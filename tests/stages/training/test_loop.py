@@ -19,7 +19,7 @@ from edgedl.errors import DataError, ModelError, UsageError  # noqa: E402
 from edgedl.stages.training import checkpoint  # noqa: E402
 from edgedl.stages.training.loop import train  # noqa: E402
 from edgedl.stages.training.norm import reestimate  # noqa: E402
-from edgedl.stages.training.options import Training  # noqa: E402
+from edgedl.stages.training.options import Augment, Training  # noqa: E402
 from edgedl.stages.training.structure import keep_structure  # noqa: E402
 from edgedl.stages.training.task import Labelled  # noqa: E402
 
@@ -300,3 +300,27 @@ def test_statistics_are_those_of_the_inputs_of_each_normalization() -> None:
     first_norm = net.get_layer("first")
     reestimate(net, data(x, None), 300, batch_size=70)  # in parts: mean and variance of the first are still exact
     np.testing.assert_allclose(first_norm.moving_variance.numpy(), seen.var((0, 1, 2)), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("noise", "mixup", "momentum", "better"), [(0.01, 0.0, 0.99, True), (3.0, 0.0, 0.5, False), (0.0, 0.4, 0.5, None)]
+)
+def test_statistics_of_augmented_samples_give_way_only_to_better_ones(
+    noise: float, mixup: float, momentum: float, better: bool | None
+) -> None:
+    """Moving averages that are far behind are worse than new ones; behind strong noise the network has got used to it."""
+    keras.utils.set_random_seed(3)
+    x = keras.Input((6,), name="x")
+    y = keras.layers.BatchNormalization(momentum=momentum)(keras.layers.Dense(8)(x))
+    net = keras.Model(x, keras.layers.Dense(3)(keras.layers.ReLU()(y)))
+    losses = {}
+    for count in (0, 1000):
+        options = Training(epochs=4, augment=Augment(noise=noise, mixup=mixup), reestimate=count)
+        trained, record = train(net, data(), options, CLASSES)
+        scores = trained.predict(X, verbose=0)
+        losses[count] = float(keras.ops.mean(keras.losses.sparse_categorical_crossentropy(Y, scores, from_logits=True)))
+        kept = record["reestimated"]
+    assert losses[1000] <= losses[0] + 1e-6
+    assert (losses[1000] < losses[0] - 1e-6) == (kept == 1)
+    if better is not None:
+        assert kept == better
