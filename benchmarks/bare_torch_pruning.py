@@ -1,6 +1,6 @@
 """ResNet-20 pruned by Torch-Pruning and fine-tuned in plain PyTorch: the peer of pruning.py; no code of edgedl.
 
-python bare_torch_pruning.py ASSETS SEED EPOCHS RATIO CRITERION...    prints one JSON line a criterion
+python bare_torch_pruning.py ASSETS SEED EPOCHS RATIOS BORDER CRITERION...    prints one JSON line a criterion
 """
 
 from __future__ import annotations
@@ -40,17 +40,23 @@ def accuracy(net: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
     return float((found == y).float().mean())
 
 
-def augmented(x: torch.Tensor, random: torch.Generator) -> torch.Tensor:
-    """Left-right flips, and shifts of up to 4 pixels over black."""
+def augmented(x: torch.Tensor, random: torch.Generator, border: str) -> torch.Tensor:
+    """Left-right flips, and shifts of up to 4 pixels over black ("zero") or a mirrored border ("reflect")."""
     flip = torch.rand(len(x), generator=random) < 0.5
     x = torch.where(flip.view(-1, 1, 1, 1), x.flip(3), x)
     places = torch.randint(0, 9, (len(x), 2), generator=random).tolist()
-    padded = F.pad(x, (4, 4, 4, 4))
+    padded = F.pad(x, (4, 4, 4, 4), mode="reflect" if border == "reflect" else "constant")
     return torch.stack([p[:, i : i + 32, j : j + 32] for p, (i, j) in zip(padded, places, strict=True)])
 
 
 def trained(
-    net: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, epochs: int, seed: int, teacher: torch.nn.Module | None
+    net: torch.nn.Module,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    epochs: int,
+    seed: int,
+    border: str,
+    teacher: torch.nn.Module | None,
 ) -> torch.nn.Module:
     """SGD with Nesterov 0.02 one-cycle, batch 64, weight decay 5e-4; with a teacher 0.1 CE + 0.9 x 16 x KL at 4."""
     torch.manual_seed(seed)
@@ -61,7 +67,7 @@ def trained(
     for _ in range(epochs):
         net.train()
         for index in torch.randperm(len(x), generator=random).split(64):
-            batch = (augmented(x[index], random) - MEAN) / STD
+            batch = (augmented(x[index], random, border) - MEAN) / STD
             out = net(batch)
             loss = F.cross_entropy(out, y[index])
             if teacher is not None:
@@ -101,7 +107,7 @@ def pruned(
     return net, before / now
 
 
-def main(assets: Path, seed: int, epochs: int, ratios: list[float], criteria: list[str]) -> None:
+def main(assets: Path, seed: int, epochs: int, ratios: list[float], border: str, criteria: list[str]) -> None:
     torch.set_num_threads(2)
     dense = ResNet20()
     state = torch.load(assets / "models/pytorch_resnet_cifar10/resnet20-12fca82f.th", "cpu", weights_only=True)[
@@ -110,17 +116,17 @@ def main(assets: Path, seed: int, epochs: int, ratios: list[float], criteria: li
     dense.load_state_dict({k.removeprefix("module."): v for k, v in state.items()})
     x, y = arrays(assets / "datasets/cifar10_jpeg/train_6000.npz")
     held = arrays(assets / "datasets/cifar10_jpeg/val_1000_from_test.npz")
-    teacher = trained(copy.deepcopy(dense), x, y, epochs, seed, None)
+    teacher = trained(copy.deepcopy(dense), x, y, epochs, seed, border, None)
     print(json.dumps({"criterion": "dense", "accuracy": accuracy(teacher, *held)}), flush=True)
     for ratio in ratios:
         for criterion in criteria:
             net, fewer = pruned(dense.eval(), ratio, criterion, x, y)
             cut = accuracy(net, *held)
-            after = accuracy(trained(net, x, y, epochs, seed, teacher), *held)
+            after = accuracy(trained(net, x, y, epochs, seed, border, teacher), *held)
             line = {"criterion": criterion, "ratio": ratio, "fewer": fewer, "cut": cut, "accuracy": after}
             print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":
-    folder, seed, epochs, ratios, *names = sys.argv[1:]
-    main(Path(folder), int(seed), int(epochs), [float(r) for r in ratios.split(",")], names)
+    folder, seed, epochs, ratios, border, *names = sys.argv[1:]
+    main(Path(folder), int(seed), int(epochs), [float(r) for r in ratios.split(",")], border, names)
