@@ -45,6 +45,15 @@ static inline int32_t ednn_rescale_up(int32_t x, int32_t multiplier, int32_t shi
     return ednn_shift_up(ednn_high_mul((int32_t)((uint32_t)x << left), multiplier), right);
 }
 
+/* A sum of 64 bits (below 2^47) rescaled: MultiplyByQuantizedMultiplier for int64, which rounds once, with a multiplier of
+   16 bits; shift below 8. */
+static inline int32_t ednn_rescale_wide(int64_t x, int32_t multiplier, int32_t shift)
+{
+    const int32_t reduced = multiplier < 0x7FFF0000 ? (multiplier + (1 << 15)) >> 16 : 0x7FFF;
+    const int32_t total = 15 - shift;
+    return (int32_t)((x * reduced + ((int64_t)1 << (total - 1))) >> total);
+}
+
 static inline int32_t ednn_clamp(int32_t x, int32_t least, int32_t largest)
 {
     return x < least ? least : (x > largest ? largest : x);
