@@ -78,6 +78,22 @@ def _at(real: float, y: Tensor) -> int:
     return y.zero_point + _round(float(np.float32(real) / y.scale))
 
 
+def addition(op: Op, a: Tensor, b: Tensor, y: Tensor) -> dict[str, int]:
+    """The fields of `ednn_add_one_t` (add_one.h): an ADD of int8, as `Prepare` of add.cc scales it. Raises Unsupported."""
+    twice = 2.0 * max(float(a.scale), float(b.scale))
+    if not (twice > 0 and float(y.scale) > 0):
+        raise Unsupported("a scale is 0")
+    left, a_shift = quantize_multiplier(float(a.scale) / twice)
+    right, b_shift = quantize_multiplier(float(b.scale) / twice)
+    total, shift = quantize_multiplier(twice / ((1 << 20) * float(y.scale)))
+    least, largest = activation_limits(op, y)
+    return {
+        "a_zero": a.zero_point, "a_multiplier": left, "a_right": -a_shift,
+        "b_zero": b.zero_point, "b_multiplier": right, "b_right": -b_shift,
+        "out_zero": y.zero_point, "out_multiplier": total, "out_shift": shift, "least": least, "largest": largest,
+    }  # fmt: skip
+
+
 def same_padding(size: int, out: int, kernel: int, stride: int, dilation: int) -> int:
     """Rows (or columns) of padding before the first one for the padding SAME, as `ComputePadding`.
 
