@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ from edgedl.converters.to_c.program import Program, program
 TYPES = {"float32": 0, "int32": 2, "uint8": 3, "int64": 4, "bool": 6, "int16": 7, "int8": 9, "int4": 17}
 FLAGS = ["-std=c99", "-O2", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-fPIC", "-shared"]
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g"]
+_COUNT = itertools.count()  # a library that is loaded once stays: each needs its own name
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 
 
@@ -127,7 +129,7 @@ class Firmware:
         if sanitize:
             (folder / "main.c").write_text(MAIN)
             code.append("main.c")
-        out = "model.bin" if sanitize else "model.so"
+        out = "model.bin" if sanitize else f"model{next(_COUNT)}.so"
         command = [COMPILER, *flags, *(SANITIZE if sanitize else []), "-o", out, *code]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done.stderr[-4000:]
