@@ -35,6 +35,8 @@ SOURCES = {  # what an import is held to again, node by node; a source may be No
 }
 COMPARE = "edgedl.converters.from_onnx:compare"  # (source, path, options, network) -> entries, first node that differs
 
+FIRMWARE = "edgedl.converters.to_c:firmware"  # (path of a .tflite, features of a core, name) -> Firmware
+
 FOOTPRINT = "edgedl.converters.footprint:footprint"  # path of a .tflite or .onnx -> Footprint
 
 PROVE = "edgedl.converters.from_onnx:prove"  # (source, path, options, model, inputs) -> entries of Model.proof

@@ -19,6 +19,7 @@ COMMANDS = {
     "compress": "compress a trained model, verify and measure the result, write a report",
     "convert": "convert a model to .tflite or .onnx, quantized or not",
     "doctor": "show what is installed, what is missing, and the command that adds it",
+    "firmware": "write an int8 .tflite as plain C for a microcontroller",
     "import": "read a model of any framework into one trainable .keras file, with proof",
     "inspect": "show layers, operators, parameters, multiply-accumulates, memory",
     "report": "show the report of a finished run again",

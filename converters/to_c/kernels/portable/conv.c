@@ -1,4 +1,4 @@
-/* Convolution of int8 in plain C: the patch under the kernel is gathered, then multiplied by each channel's weights. */
+/* Convolution of int8 in plain C: the patch under the kernel is gathered, then multiplied by each channel's weights. SPDX-License-Identifier: 0BSD */
 #include "conv.h"
 
 static void gather(const ednn_conv_t *p, const int8_t *in, int32_t y, int32_t x, int32_t first, int8_t *patch)

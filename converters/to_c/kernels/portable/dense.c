@@ -1,4 +1,4 @@
-/* Fully connected layer of int8 in plain C. */
+/* Fully connected layer of int8 in plain C. SPDX-License-Identifier: 0BSD */
 #include "dense.h"
 
 void ednn_dense_s8(const ednn_dense_t *p, const int8_t *in, int8_t *out)

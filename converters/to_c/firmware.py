@@ -1,0 +1,118 @@
+"""firmware(): a .tflite as a Firmware: its C files, where inputs and outputs lie in the arena, and what each layer is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from ...artifact import TensorSpec
+from ...errors import UsageError
+from ..inspect_tflite import readable
+from .emit import HERE, identifier, kernel_files, sources
+from .graph import Tensor, read
+from .program import Program, program
+
+LIBRARY = ("CMakeLists.txt", "library.properties", "library.json", "README.md", "example.c", "example.ino")
+PLACES = {"example.c": "examples/example.c", "example.ino": "examples/{name}/{name}.ino"}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An input or output: `offset` and `nbytes` in the arena."""
+
+    spec: TensorSpec
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCall:
+    """One layer in the order of execution: its name and operator in the file, and the kernel that does it."""
+
+    name: str
+    op: str
+    kernel: str
+    macs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Firmware:
+    """`sources`: text by file name. The function is `NAME_invoke(uint8_t *arena)`; no plan of its memory could be smaller
+    than `bound_bytes`."""
+
+    name: str
+    sources: Mapping[str, str]
+    arena_bytes: int
+    bound_bytes: int
+    inputs: tuple[Place, ...]
+    outputs: tuple[Place, ...]
+    layers: tuple[LayerCall, ...]
+
+    @property
+    def macs(self) -> int:
+        return sum(layer.macs for layer in self.layers)
+
+    def library(self) -> dict[str, str]:
+        """Everything that is handed out, by path: the sources under src/, and the files that build systems look for."""
+        values = {
+            "name": self.name, "upper": self.name.upper(), "arena": self.arena_bytes,
+            "input_bytes": self.inputs[0].nbytes if self.inputs else 0, "ends": _ends(self),
+            "sources": "\n".join(f"  src/{name}" for name in sorted(self.sources) if name.endswith(".c")),
+        }  # fmt: skip
+        found = {f"src/{name}": text for name, text in self.sources.items()}
+        for file in LIBRARY:
+            text = Template((HERE / "templates" / f"{file}.in").read_text("utf-8")).substitute(values)
+            found[PLACES.get(file, file).format(name=self.name)] = text
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the sources, as plain JSON."""
+        plain = asdict(self)
+        del plain["sources"]
+        return {**plain, "macs": self.macs}
+
+
+def firmware(path: Path | str, features: Iterable[str] = (), name: str = "") -> Firmware:
+    """The firmware of an int8 or int16x8 .tflite for a core with these `features` ("dsp", "mve"; none: plain C).
+
+    `name`: a C identifier, by default made of the file's. Raises ModelError (damaged), ConversionError (float, open
+    shapes, operators that firmware cannot have: all at once), UsageError for a name that is no identifier.
+    """
+    path = Path(path)
+    name = name or identifier(path.stem).lower()
+    if identifier(name) != name:
+        raise UsageError(f"'{name}' is no name for C", next=f"use letters, digits and _, such as {identifier(name)}")
+    made = program(read(path), frozenset(features))
+    taken = {file.stem for step in made.steps for file in kernel_files(step.call.kernel, made.features)} | {"edgedl_nn"}
+    if name in taken:
+        raise UsageError(f"'{name}' is the name of a kernel's file", next=f"use another name, such as {name}_model")
+    layers = tuple(LayerCall(readable(s.op.name), s.op.kind, s.call.function, s.call.macs) for s in made.steps)
+    graph = made.graph
+    return Firmware(
+        name, sources(made, name), max(made.plan.total, 1), made.plan.bound,
+        tuple(_place(made, t) for t in graph.inputs), tuple(_place(made, t) for t in graph.outputs), layers,
+    )  # fmt: skip
+
+
+def _place(made: Program, tensor: Tensor) -> Place:
+    single = len(tensor.scales) == 1
+    spec = TensorSpec(
+        tensor.name, tensor.shape, tensor.dtype, float(tensor.scale) if single else None,
+        tensor.zero_point if single else None,
+    )  # fmt: skip
+    return Place(spec, made.places[id(tensor)], tensor.nbytes)
+
+
+def _ends(made: Firmware) -> str:
+    """A table of inputs and outputs in Markdown."""
+    rows = ["| | type | shape | real value | offset in the arena |", "|---|---|---|---|---|"]
+    for kind, places in (("input", made.inputs), ("output", made.outputs)):
+        for i, place in enumerate(places):
+            spec = place.spec
+            real = "as it is" if spec.scale is None else f"{spec.scale:.8g} x (q - {spec.zero_point})"
+            shape = " x ".join(map(str, spec.shape))
+            rows.append(f"| {kind} {i} | {spec.dtype} | {shape} | {real} | {place.offset} |")
+    return "\n".join(rows)

@@ -1,0 +1,47 @@
+"""write_firmware(): a .tflite as a folder of C that a microcontroller's project takes in, made in a child process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from .artifact import write_atomic
+from .errors import OutputError
+from .registry import resolve
+from .worker import Worker, default_memory_bytes
+
+
+def write_firmware(
+    model: Path,
+    out: Path,
+    *,
+    features: Iterable[str] = (),
+    name: str = "",
+    force: bool = False,
+    timeout_s: float = 300.0,
+) -> dict[str, Any]:
+    """Write the firmware of `model` into the folder `out`; returns what it is, as `Firmware.to_json`, and its files.
+
+    `features` of the core choose its kernels. Raises OutputError where the folder holds something else, and what
+    `firmware` raises: ModelError, ConversionError, UsageError.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not force:
+        raise OutputError(f"{out} exists and is not empty", next="choose another folder, or pass --force")
+    with Worker(timeout_s, default_memory_bytes()) as worker:
+        made = worker.call("edgedl.firmware:generate", path=str(model), features=sorted(features), name=name)
+    files: Mapping[str, str] = made.pop("files")
+    for relative, text in files.items():
+        path = out / relative
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot write {path}: {error.strerror}", next="choose another folder with -o") from error
+        write_atomic(path, text.encode())
+    return {**made, "folder": str(out), "files": sorted(files)}
+
+
+def generate(path: str, features: list[str], name: str) -> dict[str, Any]:
+    """The firmware as plain JSON, with the text of its files."""
+    made = resolve(resolve("edgedl.converters:FIRMWARE"))(path, features, name)
+    return {**made.to_json(), "files": made.library()}
