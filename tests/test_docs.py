@@ -69,10 +69,14 @@ def _argument(argument: click.Argument) -> str:
     return name if argument.required else f"[{name}]"
 
 
+def shown(default: object) -> str:
+    return f"{default:g}" if isinstance(default, float) else str(default)
+
+
 def _option(option: click.Option) -> str:
     value = "" if option.is_flag else f" {option.metavar or _value(option.type)}"
     return (
-        f"- `{', '.join(option.opts)}{value}`: {option.help}{f' [{option.default:g}]' if option.show_default else ''}"
+        f"- `{', '.join(option.opts)}{value}`: {option.help}{f' [{shown(option.default)}]' if option.show_default else ''}"
     )
 
 
