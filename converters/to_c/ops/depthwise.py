@@ -1,1 +1,116 @@
-"""To be filled: depthwise."""
+"""Depthwise convolutions: which kernel takes which shapes, and what each needs of weights, scratch and overlap."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ....artifact import Array
+from ..call import Call, Constant, Features, Params, need, op, read, write
+from ..graph import Op, Tensor
+from ..numerics import activation_limits, convolution_multipliers
+from ..overlap import lead_of_windows
+from .convolution import geometry
+
+LANES = 8  # channels that LiteRT rescales at a time
+REACH = 1 << 15  # pixels that a dilated kernel may span
+
+
+@op("DEPTHWISE_CONV_2D", versions=7)
+def depthwise_conv_2d(one: Op, features: Features) -> Call:
+    """`out[y, x, c * m + k] = clamp(rescale(bias + sum of weights[i, j, c * m + k] * (in[..., c] - zero point)))`.
+
+    LiteRT's optimized kernel (found by experiment) rescales eight channels at a time, rounding halves up as ruy does, and
+    the last `out_c % 8` one by one, rounding halves away from zero. Results of int16 are rounded once, from sums of 64 bits
+    with multipliers of 16 bits.
+    """
+    x, weights, y = one.input(0), one.input(1), one.outputs[0]
+    need(
+        x.dtype == y.dtype and x.dtype in ("int8", "int16"),
+        f"it computes in {x.dtype} and {y.dtype}; int8 and int16 are what this kernel does",
+    )
+    need(one.epilogue is None, "an addition in the same kernel")
+    fields = {**_constants(one), **_shapes(one, x, weights, y)}
+    wide = x.dtype == "int16"
+    size = 2 if wide else 1
+    suffix = "_s16" if wide else ""
+    return Call(
+        kernel=f"depthwise{suffix}", function=f"ednn_depthwise{suffix or '_s8'}",
+        arguments=(Params("ednn_depthwise_t", fields), read(0), write(0)),
+        overlap={0: lead(fields, size)}, macs=_macs(fields),
+    )  # fmt: skip
+
+
+def _macs(fields: dict[str, Any]) -> int:
+    return int(fields["out_h"] * fields["out_w"] * fields["out_c"] * fields["kernel_h"] * fields["kernel_w"])
+
+
+def lead(fields: dict[str, Any], size: int) -> int:
+    """Bytes before the input at which the output of a kernel may begin that goes pixel by pixel, channel by channel.
+
+    With as many channels out as in, a channel is written at its own place in the pixel; with more of them the last
+    channels of a pixel lie up to a whole pixel further, and the input's channels are still read then.
+    """
+    more = int(fields["out_c"] - fields["in_c"]) * size
+    return lead_of_windows(fields, 1, size, size) + more
+
+
+def _shapes(one: Op, x: Tensor, weights: Tensor, y: Tensor) -> dict[str, int]:
+    """The geometry, checked: sizes that belong together, and kernels that 32 bits can count."""
+    need(len(x.shape) == len(y.shape) == len(weights.shape) == 4, "its tensors have not four dimensions")
+    need(min(*x.shape, *y.shape, *weights.shape) > 0, "one of its sizes is 0")
+    found = geometry(one, x, y, weights.shape[1:3])
+    need(
+        weights.shape[0] == 1 and weights.shape[3] == y.shape[3] and y.shape[3] % x.shape[3] == 0,
+        f"its weights {weights.shape} do not fit {x.shape[3]} channels in and {y.shape[3]} out",
+    )
+    for side in "hw":
+        reach = (found[f"kernel_{side}"] - 1) * found[f"dilation_{side}"] + 1
+        need(reach <= REACH and found[f"stride_{side}"] <= REACH, "its kernel or its strides are absurdly large")
+        need(found[f"out_{side}"] == _size(one, side, found, reach), "the shape of its output does not fit its input")
+    return found
+
+
+def _size(one: Op, side: str, found: dict[str, int], reach: int) -> int:
+    """Rows or columns of the output, as `ComputeOutSize`."""
+    size, stride = found[f"in_{side}"], found[f"stride_{side}"]
+    explicit = one.option("explicit", None)
+    if explicit:
+        top, left, bottom, right = explicit
+        return int((size + (top + bottom if side == "h" else left + right) - reach) // stride + 1)
+    return (size - reach) // stride + 1 if int(one.option("padding")) == 1 else -(-size // stride)
+
+
+def _constants(one: Op) -> dict[str, Any]:
+    """Weights, bias (as it is), multipliers, shifts, limits. Raises Unsupported where a sum could overflow."""
+    x, weights, y = one.input(0), one.input(1), one.outputs[0]
+    channels = weights.shape[-1]
+    need(not weights.zero_points.any(), "its weights have a zero point other than 0")
+    need(weights.dtype in ("int8", "int4"), f"its weights are {weights.dtype}")
+    need(len(weights.scales) == 1 or weights.axis == len(weights.shape) - 1, "its scales do not follow its channels")
+    values = weights.values.astype(np.int64).reshape(-1, channels)
+    given = one.inputs[2] if len(one.inputs) > 2 else None
+    bias = np.zeros(channels, np.int64) if given is None else given.values.astype(np.int64).ravel()
+    need(len(bias) == channels, f"its bias has {len(bias)} values for {channels} channels")
+    multipliers, shifts = convolution_multipliers(x, weights, y, channels)
+    wide = x.dtype == "int16"
+    most = np.abs(bias) + (32768 if wide else 255) * np.abs(values).sum(0)
+    need(bool((most < (1 << 47 if wide else 1 << 31)).all()), "its sums do not fit")
+    need(not wide or (x.zero_point == y.zero_point == 0 and int(shifts.max()) < 8), "its scales are of no int16 kernel")
+    least, largest = activation_limits(one, y)
+    return {
+        "upward": channels - channels % LANES,
+        "weights": Constant(values.astype(np.int8)),
+        "bias": None if wide else Constant(np.asarray(bias, np.int32)),
+        "wide_bias": Constant(np.asarray(bias, np.int64), 8) if wide else None,
+        "multipliers": Constant(multipliers), "shifts": Constant(shifts.astype(np.int8)),
+        "zero": x.zero_point, "out_zero": y.zero_point, "least": least, "largest": largest,
+    }  # fmt: skip
+
+
+def folded(one: Op, values: Array) -> Array:
+    """bias - zero point x sum of weights, for kernels that read padding as the zero point; `values` [taps, channels]."""
+    given = one.inputs[2] if len(one.inputs) > 2 else None
+    bias = np.zeros(values.shape[1], np.int64) if given is None else given.values.astype(np.int64).ravel()
+    return np.asarray(bias - one.input(0).zero_point * values.astype(np.int64).sum(0))
