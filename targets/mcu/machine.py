@@ -258,6 +258,7 @@ class Machine:
     def _hooked(self) -> None:
         if self._hook is not None:
             return
+        self._engine.ctl_flush_tb()  # what was translated without it
         if self._native:
             self._hook = self._native_hook()
         else:
