@@ -36,7 +36,15 @@ class Ref:
     index: int = 0
 
 
-Argument = Ref | Params | Constant | int
+@dataclass(frozen=True, slots=True)
+class Pointers:
+    """An array of pointers to tensors: for kernels with any number of inputs (`const void *const *`) or outputs
+    (`void *const *`)."""
+
+    refs: tuple[Ref, ...]
+
+
+Argument = Ref | Params | Constant | Pointers | int
 SCRATCH = Ref("scratch")
 
 

@@ -10,7 +10,7 @@ from string import Template
 import numpy as np
 
 from ...artifact import Array
-from .call import Argument, Constant, Features, Params, Ref
+from .call import Argument, Constant, Features, Params, Pointers, Ref
 from .graph import C_TYPES
 from .program import Program, Step
 
@@ -95,13 +95,17 @@ def sources(program: Program, name: str) -> dict[str, str]:
             continue
         files[path.name] = path.read_text("utf-8")
         for included in re.findall(r'^#include "([a-z0-9_]+\.h)"', files[path.name], re.MULTILINE):
-            waiting.append(_header(included, program.features))
+            waiting += _with_code(included, program.features)
     return files
 
 
-def _header(name: str, features: Features) -> Path:
+def _with_code(name: str, features: Features) -> list[Path]:
+    """A header that is included, and the .c of its name if there is one: what several kernels share."""
     folders = [KERNELS / FOLDERS[f] for f in ("mve", "dsp") if f in features] + [KERNELS / "portable"]
-    return next(f / name for f in folders if (f / name).is_file())
+    found = [next((f / n for f in folders if (f / n).is_file()), None) for n in (name, f"{name[:-2]}.c")]
+    if found[0] is None:
+        raise FileNotFoundError(f"no kernel has the header {name}")
+    return [path for path in found if path is not None]
 
 
 def header(program: Program, name: str) -> str:
@@ -181,6 +185,10 @@ def _params(params: Params, name: str, constants: _Constants) -> str:
 def _argument(program: Program, step: Step, argument: Argument, constants: _Constants) -> str:
     if isinstance(argument, Constant):
         return constants.name(argument)
+    if isinstance(argument, Pointers):
+        kind = "void *const" if any(ref.kind == "output" for ref in argument.refs) else "const void *const"
+        inner = ", ".join(_argument(program, step, ref, constants) for ref in argument.refs)
+        return f"({kind}[]){{{inner}}}"
     if not isinstance(argument, Ref):
         assert isinstance(argument, int)
         return literal(argument)

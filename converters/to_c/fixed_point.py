@@ -55,7 +55,7 @@ def inverse_square_root(x: int) -> tuple[int, int]:
     Newton's method in fixed point.
 
     >>> inverse_square_root(4)
-    (1073741825, 0)
+    (1073741828, 0)
     """
     if x <= 1:
         return MOST, 0
