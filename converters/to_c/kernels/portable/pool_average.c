@@ -1,0 +1,26 @@
+/* Mean value of each window, int8, in plain C. SPDX-License-Identifier: 0BSD */
+#include "pool_average.h"
+
+static int32_t of_window(const ednn_pool_t *p, const int8_t *in, ednn_window_t w)
+{
+    int32_t found = 0;
+    for (int32_t y = w.top; y < w.bottom; y++) {
+        const int8_t *row = in + y * p->in_w * p->channels;
+        for (int32_t x = w.left; x < w.right; x++) {
+            found += row[x * p->channels];
+        }
+    }
+    return ednn_pool_mean(found, (w.bottom - w.top) * (w.right - w.left));
+}
+
+void ednn_pool_average_s8(const ednn_pool_t *p, const int8_t *in, int8_t *out)
+{
+    for (int32_t y = 0; y < p->out_h; y++) {
+        for (int32_t x = 0; x < p->out_w; x++) {
+            const ednn_window_t w = ednn_pool_window(p, y, x);
+            for (int32_t c = 0; c < p->channels; c++) {
+                *out++ = (int8_t)ednn_clamp(of_window(p, in + c, w), p->least, p->largest);
+            }
+        }
+    }
+}
