@@ -38,15 +38,14 @@ def plan(buffers: Sequence[Buffer], overlaps: Overlaps) -> Plan:
 
     Two buffers whose lifetimes meet lie apart, but for those of `overlaps`: the written one may share bytes with the one
     that is read if it begins at least `lead` bytes before it (the operator never writes a byte that it still reads). Greedy
-    by size, then in random orders drawn from a fixed seed, until the bound is met or tries end: an order of best-fit
+    in several orders, then in ones varied at random from a fixed seed, until the bound is met or tries end: an order of best-fit
     placement as in Pisarchyk and Lee, "Efficient Memory Management for Deep Neural Net Inference" (2020).
     """
     sizes = [_aligned(b.size) for b in buffers]
     apart = _conflicts(buffers)
     bound = lower_bound(buffers, overlaps)
-    order = sorted(range(len(buffers)), key=lambda i: (-sizes[i], buffers[i].first))
-    best = _placed(order, sizes, apart, overlaps)
-    best_order = order
+    best_order = min(_orders(buffers, sizes), key=lambda order: _total(_placed(order, sizes, apart, overlaps), sizes))
+    best = _placed(best_order, sizes, apart, overlaps)
     rng = random.Random(0)
     for _ in range(TRIES):
         if _total(best, sizes) <= bound:
@@ -56,6 +55,14 @@ def plan(buffers: Sequence[Buffer], overlaps: Overlaps) -> Plan:
         if _total(found, sizes) <= _total(best, sizes):
             best, best_order = found, tried
     return Plan(tuple(best), _total(best, sizes), bound)
+
+
+def _orders(buffers: Sequence[Buffer], sizes: Sequence[int]) -> list[list[int]]:
+    """Orders to begin with: by size, and against the time: what is written over something has its place before that."""
+    every = range(len(buffers))
+    keys = (lambda i: (-sizes[i], buffers[i].first), lambda i: (-sizes[i], -buffers[i].first),
+            lambda i: (-buffers[i].first, -sizes[i]), lambda i: (buffers[i].first, -sizes[i]))  # fmt: skip
+    return [sorted(every, key=key) for key in keys]
 
 
 def lower_bound(buffers: Sequence[Buffer], overlaps: Overlaps) -> int:
