@@ -1,1 +1,192 @@
-"""To be filled: elementwise."""
+"""Two tensors element by element: sums, differences, products, squared differences, the smaller, the larger."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ....artifact import Array
+from ..call import Call, Constant, Features, Params, need, op, read, write
+from ..graph import Op, Tensor
+from ..numerics import activation_limits, quantize_multiplier
+
+OUTER = 4  # EDNN_OUTER of elementwise.h
+LEFT = {"int8": 20, "int16": 15}  # bits that the operands of sums are shifted up by
+
+
+@op("ADD", versions=5)
+def add(one: Op, features: Features) -> Call:
+    """`a + b`, each scaled to twice the larger scale, then rescaled: add.cc."""
+    return _sum(one, 1)
+
+
+@op("SUB", versions=5)
+def sub(one: Op, features: Features) -> Call:
+    """`a - b`: sub.cc."""
+    return _sum(one, -1)
+
+
+@op("MUL", versions=7)
+def mul(one: Op, features: Features) -> Call:
+    """`a * b`; the factor of scales is computed as float32, as mul.cc does."""
+    a, b, y = _operands(one)
+    product = np.float32(np.float32(a.scale * b.scale) / y.scale)
+    multiplier, shift = quantize_multiplier(float(product))
+    need(_zero_points(a, b, y) or y.dtype == "int8", "an int16 tensor has a zero point")
+    most = (255 if y.dtype == "int8" else 32768) ** 2
+    need(shift <= 0 or most << shift < 1 << 31, f"a rescaling factor of {float(product):g} is too large")
+    least, largest = activation_limits(one, y)
+    fields = {
+        "a_zero": a.zero_point, "b_zero": b.zero_point, "out_zero": y.zero_point,
+        "multiplier": multiplier, "shift": shift, "least": least, "largest": largest,
+    }  # fmt: skip
+    return _call(one, "mul" if y.dtype == "int8" else "mul_s16", "mul", fields)
+
+
+@op("SQUARED_DIFFERENCE", versions=3)
+def squared_difference(one: Op, features: Features) -> Call:
+    """`(a - b) * (a - b)`: squared_difference.cc."""
+    a, b, y = _operands(one, ("int8",))
+    twice = 2.0 * max(float(a.scale), float(b.scale))
+    divisor = float(np.float32(1 << 14) * y.scale)
+    need(twice > 0 and divisor > 0, "a scale is 0")
+    multiplier, shift = quantize_multiplier(twice * twice / divisor)
+    need(shift <= 0, "its output has too small a scale")
+    fields = {**_scaled("a", a, twice, 1), **_scaled("b", b, twice, 1)}
+    fields |= {"out_zero": y.zero_point, "out_multiplier": multiplier, "out_shift": shift}
+    return _call(one, "elementwise_square", "square", fields)
+
+
+@op("MINIMUM", versions=4)
+def minimum(one: Op, features: Features) -> Call:
+    """The smaller of two values, compared as they are stored: LiteRT does not look at scales."""
+    return _extreme(one, "min")
+
+
+@op("MAXIMUM", versions=4)
+def maximum(one: Op, features: Features) -> Call:
+    """The larger of two values, compared as they are stored."""
+    return _extreme(one, "max")
+
+
+def _extreme(one: Op, which: str) -> Call:
+    a, b, y = _operands(one, quantized=False)
+    same = all(np.array_equal(t.scales, y.scales) and np.array_equal(t.zero_points, y.zero_points) for t in (a, b))
+    need(same, "its tensors have different scales")
+    return _call(one, f"elementwise_{which}" if y.dtype == "int8" else f"elementwise_{which}_s16", which, {})
+
+
+def _sum(one: Op, sign: int) -> Call:
+    a, b, y = _operands(one)
+    least, largest = activation_limits(one, y)
+    limits = {"least": least, "largest": largest}
+    need(_zero_points(a, b, y) or y.dtype == "int8", "an int16 tensor has a zero point")
+    if y.dtype == "int16" and one.option("potScaleInt16", True):
+        powers = [power_of_two(float(t.scale)) for t in (a, b, y)]
+        if all(p is not None for p in powers):
+            rights = [(powers[2] or 0) - (p or 0) for p in powers[:2]]
+            need(min(rights) >= 0 and 0 in rights and max(rights) < 16, "scales that LiteRT does not add either")
+            need(a.shape == b.shape, "operands of different shapes whose scales are powers of two")
+            fields = {"a_right": rights[0], "b_right": rights[1], "sign": sign, **limits}
+            return _call(one, "add_pot", "add_pot", fields)
+    twice = 2.0 * max(float(a.scale), float(b.scale))
+    need(twice > 0 and float(y.scale) > 0, "a scale is 0")
+    multiplier, shift = quantize_multiplier(twice / ((1 << LEFT[y.dtype]) * float(y.scale)))
+    need(shift <= 0, "its output has too small a scale")
+    fields = {
+        **_scaled("a", a, twice, 1), **_scaled("b", b, twice, sign),
+        "out_zero": y.zero_point, "out_multiplier": multiplier, "out_shift": shift, **limits,
+    }  # fmt: skip
+    if y.dtype == "int8":
+        return _call(one, "add", "add", {f"one.{name}": value for name, value in fields.items()})
+    return _call(one, "add_s16", "add", {name: v for name, v in fields.items() if not name.endswith("_zero")})
+
+
+def _scaled(name: str, tensor: Tensor, twice: float, sign: int) -> dict[str, int]:
+    multiplier, shift = quantize_multiplier(float(tensor.scale) / twice)
+    return {f"{name}_zero": tensor.zero_point, f"{name}_multiplier": sign * multiplier, f"{name}_right": -shift}
+
+
+def power_of_two(scale: float) -> int | None:
+    """The exponent of a scale that LiteRT takes for a power of two (`CheckedLog2`, in float32); None for others.
+
+    >>> power_of_two(0.25), power_of_two(0.3)
+    (-2, None)
+    """
+    if scale <= 0:
+        return None
+    found = np.float32(math.log(scale)) * (np.float32(1) / np.float32(math.log(2)))
+    whole = np.float32(round(float(found)))
+    return int(whole) if abs(np.float32(found - whole)) < 1e-3 else None
+
+
+def _zero_points(*tensors: Tensor) -> bool:
+    """Whether none has a zero point."""
+    return not any(t.zero_point for t in tensors)
+
+
+def _operands(
+    one: Op, dtypes: tuple[str, ...] = ("int8", "int16"), quantized: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
+    need(len(one.inputs) == 2, f"it has {len(one.inputs)} inputs")
+    need(one.epilogue is None, "an addition in the same kernel")
+    a, b, y = one.input(0), one.input(1), one.outputs[0]
+    need(a.dtype == b.dtype == y.dtype and y.dtype in dtypes, f"it computes in {a.dtype}, {b.dtype} and {y.dtype}")
+    need(not quantized or all(t.scale > 0 for t in (a, b, y)), "a scale is 0")
+    return a, b, y
+
+
+def _call(one: Op, kernel: str, name: str, fields: Mapping[str, Any]) -> Call:
+    a, b, y = one.input(0), one.input(1), one.outputs[0]
+    size = "s8" if y.dtype == "int8" else "s16"
+    places = {f"pairs.{key}": value for key, value in pairs(a.shape, b.shape, y.shape).items()}
+    overlap = {i: 0 for i, t in enumerate((a, b)) if t.elements == y.elements}
+    arguments = (Params(f"ednn_{name}_{size}_t", {**places, **fields}), read(0), read(1), write(0))
+    return Call(kernel=kernel, function=f"ednn_{name}_{size}", arguments=arguments, overlap=overlap)
+
+
+def pairs(a: tuple[int, ...], b: tuple[int, ...], y: tuple[int, ...]) -> dict[str, Any]:
+    """The fields of `ednn_pairs_t`: how rows of two shapes meet. Raises Unsupported.
+
+    Dimensions that both operands walk through, or repeat, in the same way become one.
+
+    >>> found = pairs((2, 3, 4), (4,), (2, 3, 4))
+    >>> found["rows"], found["length"], found["step_b"], found["sizes"].values.tolist()
+    (6, 4, 1, [1, 1, 1, 6])
+    """
+    rank = len(y)
+    need(len(a) <= rank and len(b) <= rank, "its operands have more dimensions than its result")
+    a, b = ((1,) * (rank - len(s)) + s for s in (a, b))
+    for i, size in enumerate(y):
+        fits = a[i] in (1, size) and b[i] in (1, size) and max(a[i], b[i]) == size
+        need(fits and size > 0, f"its shapes {a}, {b} and {y} do not fit")
+    groups: list[tuple[int, bool, bool]] = []  # size, whether a and b have it
+    for size, in_a, in_b in zip(y, a, b, strict=True):
+        if size == 1:
+            continue
+        mine = in_a == size, in_b == size
+        if groups and groups[-1][1:] == mine:
+            groups[-1] = (groups[-1][0] * size, *mine)
+        else:
+            groups.append((size, *mine))
+    need(len(groups) <= OUTER + 1, f"its operands repeat along more dimensions than {OUTER + 1}")
+    groups = [(1, False, False)] * (OUTER + 1 - len(groups)) + groups
+    return {
+        "sizes": Constant(np.array([g[0] for g in groups[:-1]], np.int32)),
+        "steps_a": Constant(_steps([(g[0], g[1]) for g in groups])),
+        "steps_b": Constant(_steps([(g[0], g[2]) for g in groups])),
+        "rows": math.prod(g[0] for g in groups[:-1]),
+        "length": groups[-1][0], "step_a": int(groups[-1][1]), "step_b": int(groups[-1][2]),
+    }  # fmt: skip
+
+
+def _steps(groups: list[tuple[int, bool]]) -> Array:
+    """Elements from one index to the next, of all dimensions but the last; 0 where there is only one."""
+    found, step = [], 1
+    for size, has in reversed(groups):
+        found.append(step if has else 0)
+        step *= size if has else 1
+    return np.array(found[:0:-1], np.int32)

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from edgedl.converters.to_c.call import Features
 
 from .harness import Firmware, Node, T, check, write
 
-SOME = settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
+DRAWN = (Phase.explicit, Phase.reuse, Phase.generate)  # no shrinking: each step would be compiled
+SOME = settings(max_examples=5, phases=DRAWN, suppress_health_check=[HealthCheck.function_scoped_fixture])
 SAME, VALID = 0, 1
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from edgedl.converters.to_c.call import lower
@@ -16,7 +16,8 @@ from edgedl.converters.to_c.graph import Unsupported, read
 
 from .harness import Firmware, Node, T, check, write
 
-SOME = settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
+DRAWN = (Phase.explicit, Phase.reuse, Phase.generate)  # no shrinking: each step would be compiled
+SOME = settings(max_examples=6, phases=DRAWN, suppress_health_check=[HealthCheck.function_scoped_fixture])
 SAME, VALID = 0, 1
 KINDS = ["AVERAGE_POOL_2D", "MAX_POOL_2D"]
 
