@@ -276,7 +276,13 @@ def _softmax_16(x: Tensor, y: Tensor, beta: np.float32, shape: Mapping[str, int]
     step = 65535.0
     exp = interpolation_table(lambda v: np.exp(v), 10 / step, 32767, 2 / step, 0)
     inverse = interpolation_table(lambda v: 1 / (1 + v), 1 / step, -32768, 2 / step, 0)
-    fields: Fields = {"exp": Constant(exp), "inverse": Constant(inverse), **shape, "multiplier": multiplier, "shift": shift}
+    fields: Fields = {
+        "exp": Constant(exp),
+        "inverse": Constant(inverse),
+        **shape,
+        "multiplier": multiplier,
+        "shift": shift,
+    }
     return Call("softmax16", "ednn_softmax_s16", (Params("ednn_softmax16_t", fields), read(), write()), overlap={0: 0})
 
 
