@@ -52,6 +52,8 @@ def convolution_multipliers(
     scales = np.resize(weights.scales, channels) if len(weights.scales) == 1 else weights.scales
     if len(scales) != channels:
         raise Unsupported(f"there are {len(weights.scales)} scales of weights for {channels} channels")
+    if not float(y.scale) > 0:
+        raise Unsupported("the scale of its output is 0")
     products = [float(x.scale) * float(s) for s in scales]
     if as_dense and len(weights.scales) == 1:
         products = [float(x.scale * weights.scale)] * channels
@@ -86,6 +88,8 @@ def addition(op: Op, a: Tensor, b: Tensor, y: Tensor) -> dict[str, int]:
     left, a_shift = quantize_multiplier(float(a.scale) / twice)
     right, b_shift = quantize_multiplier(float(b.scale) / twice)
     total, shift = quantize_multiplier(twice / ((1 << 20) * float(y.scale)))
+    if shift > 0:
+        raise Unsupported(f"its output's scale {float(y.scale):g} is too small beside those of its inputs")
     least, largest = activation_limits(op, y)
     return {
         "a_zero": a.zero_point, "a_multiplier": left, "a_right": -a_shift,

@@ -2,7 +2,7 @@
 #ifndef EDNN_CONV_H
 #define EDNN_CONV_H
 
-#include "edgedl_nn.h"
+#include "add_one.h"
 
 typedef struct {
     const int8_t *weights; /* [out_c][kernel_h][kernel_w][in_c / groups] */
@@ -22,7 +22,16 @@ typedef struct {
     int32_t groups;
 } ednn_conv_t;
 
+typedef struct {
+    ednn_conv_t conv;
+    ednn_add_one_t add;
+} ednn_conv_add_t;
+
 /* scratch: kernel_h * kernel_w * in_c / groups bytes */
 void ednn_conv_s8(const ednn_conv_t *p, const int8_t *in, int8_t *out, int8_t *scratch);
+
+/* The same, then added to `other` of the output's shape; `out` may be `other`. scratch: out_c bytes more, behind those of the
+   convolution up to a multiple of 4. */
+void ednn_conv_add_s8(const ednn_conv_add_t *p, const int8_t *in, const int8_t *other, int8_t *out, int8_t *scratch);
 
 #endif

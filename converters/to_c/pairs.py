@@ -1,0 +1,138 @@
+"""Constants of the kernels in kernels/dsp/matrix.h: weights by pairs of channels, rescaling with one rounding instead of two."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...artifact import Array
+
+FRACTION = 12  # bits behind the point of a rescaled sum
+INT8 = (-128, 127)
+
+
+@dataclass(frozen=True, slots=True)
+class Rescaling:
+    """`saturate((((sum - less) << shift) * multiplier >> 32) + offset) >> FRACTION)`."""
+
+    shift: int
+    multiplier: int
+    offset: int
+    less: int = 0
+
+
+def ordered(rows: Array, kernel_h: int, run: int) -> Array:
+    """Weights `[channels, kernel_h * run]` in the order in which the patch is gathered: `[channels, k up to a multiple of 4]`.
+
+    Of each row of the kernel (`run` values) as many as make whole words, then what is left of all rows, then zeros.
+
+    >>> ordered(np.arange(10)[None], 2, 5).tolist()
+    [[0, 1, 2, 3, 5, 6, 7, 8, 4, 9, 0, 0]]
+    """
+    channels, whole = len(rows), run // 4 * 4
+    cube = rows.reshape(channels, kernel_h, run)
+    flat = np.concatenate([cube[:, :, :whole].reshape(channels, -1), cube[:, :, whole:].reshape(channels, -1)], 1)
+    return np.pad(flat, ((0, 0), (0, -flat.shape[1] % 4)))
+
+
+def interleaved(rows: Array) -> Array:
+    """Weights `[channels, k]` (k a multiple of 4) as matrix.h wants them: `[pairs, k / 4, 8]`, int8.
+
+    >>> interleaved(np.array([[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]])).tolist()
+    [[[0, 4, 2, 6, 1, 5, 3, 7]], [[8, 0, 10, 0, 9, 0, 11, 0]]]
+    """
+    even = np.pad(rows, ((0, len(rows) % 2), (0, 0)))
+    quads = even.reshape(len(even) // 2, 2, -1, 4)  # pair, channel, quad, k
+    return np.asarray(quads[:, :, :, [0, 2, 1, 3]].reshape(*quads.shape[:3], 2, 2).transpose(0, 2, 3, 4, 1)
+                      .reshape(len(even) // 2, -1, 8), np.int8)  # fmt: skip
+
+
+def constants(biases: Array, found: list[Rescaling]) -> Array:
+    """The 7 words of each pair of channels, int32 `[pairs, 7]`."""
+    padded = [*zip([int(b) for b in biases], found, strict=True)]
+    padded += [(0, Rescaling(0, 0, 0))] * (len(padded) % 2)
+    words = [
+        [a - ra.less, b - rb.less, ra.shift | rb.shift << 8, ra.multiplier, ra.offset, rb.multiplier, rb.offset]
+        for (a, ra), (b, rb) in zip(padded[::2], padded[1::2], strict=True)
+    ]
+    return np.array(words, np.int64).astype(np.int32)
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What LiteRT computes: a sum rescaled, clamped to `limits`. `away`: halves away from zero (gemmlowp), not up (ruy)."""
+
+    multiplier: int
+    shift: int
+    zero: int
+    limits: tuple[int, int] = INT8
+    away: bool = False
+
+    def __call__(self, x: int) -> int:
+        left, right = max(self.shift, 0), max(-self.shift, 0)
+        high = ((x << left) * self.multiplier + (1 << 30)) >> 31
+        down = 1 if self.away and right > 0 and high < 0 else 0
+        found = ((high + (1 << right >> 1) - down) >> right) + self.zero
+        return min(max(found, self.limits[0]), self.limits[1])
+
+    def steps(self, low: int, high: int) -> list[tuple[int, int]]:
+        """(sum, result) on both sides of each sum in low..high where the result changes."""
+        left, right = max(self.shift, 0), max(-self.shift, 0)
+        found = {low, high}
+        for value in range(self.limits[0] + 1, self.limits[1] + 1):
+            for less in (0, 1) if self.away else (0,):
+                half = (1 << 30) + (((1 << right >> 1) - less) << 31)
+                first = -((half - ((value - self.zero) << (31 + right))) // (self.multiplier << left))
+                found |= {x for x in (first - 1, first) if low <= x <= high}
+        return [(x, self(x)) for x in sorted(found)]
+
+
+def rescaling(wanted: Reference, low: int, high: int) -> Rescaling | None:
+    """What gives the same int8 as the reference for every sum in low..high.
+
+    Where both roundings of the reference go up they are one: floor((sum * multiplier + 2^30 + 2^(30 + r)) / 2^(31 + r)) with
+    r = -shift; with s = FRACTION - r >= 1 all of it is a multiple of what the upper word of the product keeps, and exact.
+    Where that does not hold (r too large, sums that overflow) numbers near by are tried and compared with the reference at
+    every sum where its result changes. None: nothing was found.
+
+    >>> rescaling(Reference(1 << 30, -7, -128), -30000, 30000)
+    Rescaling(shift=6, multiplier=1073741824, offset=-522224, less=0)
+    """
+    most = max(abs(low), abs(high))
+    if wanted.multiplier == 0 or wanted(low) == wanted(high):
+        return Rescaling(0, 0, wanted(low) * (1 << FRACTION))
+    up = FRACTION + wanted.shift
+    one_rounding = not wanted.away or wanted.limits[0] >= wanted.zero  # what is below zero is clamped
+    if one_rounding and wanted.shift < 0 and up >= 1 and most << (1 + up) < 1 << 31:
+        half = 1 << (FRACTION - 1)
+        return Rescaling(1 + up, wanted.multiplier, (1 << (up - 1)) + half + wanted.zero * (1 << FRACTION))
+    if wanted.shift > 0 and most << wanted.shift >= 1 << 31:
+        return None
+    steps = wanted.steps(low, high)
+    found = (_near(wanted, low - less, high - less, less, steps) for less in (0, (low + high) // 2))
+    return next((f for f in found if f is not None), None)
+
+
+def _near(wanted: Reference, low: int, high: int, less: int, steps: list[tuple[int, int]]) -> Rescaling | None:
+    """Numbers of the kernel for sums in low..high (already less `less`) that give all of `steps`."""
+    right = -wanted.shift
+    up = max(0, FRACTION + 1 - right)
+    amount = right + up - FRACTION - 1  # the multiplier is divided by 2^amount
+    if amount > 30 or max(abs(low), abs(high)) << up >= 1 << 31:
+        return None
+    near = (wanted.multiplier + (1 << amount >> 1)) >> amount
+    scale = 31 + right - FRACTION
+    constant = (1 << 30) + ((1 << right >> 1) << 31 if right > 0 else 0) + less * wanted.multiplier
+    offset = (constant >> scale if scale >= 0 else constant << -scale) + wanted.zero * (1 << FRACTION)
+    if not -(1 << 29) < offset < 1 << 29:
+        return None
+    x = np.array([s for s, _ in steps], np.int64) - less
+    results = np.array([v for _, v in steps], np.int64)
+    for change in sorted(range(-4, 5), key=abs):
+        product = ((x << up) * (near + change)) >> 32
+        for move in sorted(range(-4, 5), key=abs):
+            found = np.clip((product + offset + move) >> FRACTION, *wanted.limits)
+            if 0 < near + change < 1 << 31 and (found == results).all():
+                return Rescaling(up, near + change, offset + move, less)
+    return None
