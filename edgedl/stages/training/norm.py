@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,21 +39,30 @@ def reestimate(net: Any, data: Dataset, samples: int = 1000, *, batch_size: int 
         return 0
     order = np.random.default_rng(seed).permutation(len(split))[:count]
     fixed = net.inputs[0].shape[0]
-    size = fixed or min(batch_size, _room(net))
+    size = fixed or min(batch_size, room(net))
     chosen = split.take(np.sort(order if not fixed else order[: max(count // fixed, 1) * fixed]))
+    feeds = (data.feed(chosen, start, start + size) for start in range(0, len(chosen), size))
+    return reestimate_on(net, ([feed[name] for name in chosen.x] for feed in feeds))
+
+
+def reestimate_on(net: Any, batches: Iterable[Sequence[Array]]) -> int:
+    """The same on these batches of inputs, in the network's order, as it takes them."""
+    layers = norms(net)
+    if not layers:
+        return 0
     measure = _measure(net, layers)
     sums: list[list[Array]] = []
     weights = []
-    for start in range(0, len(chosen), size):
-        feed = data.feed(chosen, start, start + size)
-        found = measure([tensorflow().convert_to_tensor(feed[name]) for name in chosen.x])
+    for batch in batches:
+        found = measure([tensorflow().convert_to_tensor(x) for x in batch])
         sums.append([v.numpy().astype(np.float64) for v in found])
-        weights.append(min(size, len(chosen) - start))
-    _assign(layers, sums, np.asarray(weights, np.float64))
-    return len(layers)
+        weights.append(len(batch[0]))
+    if sums:
+        _assign(layers, sums, np.asarray(weights, np.float64))
+    return len(layers) if sums else 0
 
 
-def _room(net: Any) -> int:
+def room(net: Any) -> int:
     """Samples whose largest activation is within bounds, at least 8."""
     largest = max((row.activation_bytes for row in layers_of(net)), default=0)
     return max(8, MOST_BYTES // max(largest, 1))

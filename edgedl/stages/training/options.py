@@ -61,8 +61,7 @@ class Training:
     clip_norm: float = 0.0  # largest norm of all gradients together; 0: no limit
     ema: float = 0.0  # decay of an exponential moving average of the weights, which is what is kept; 0: none
     patience: int = 0  # epochs without a better result on a held-out tenth of the training data until it stops; 0: all
-    reestimate: int = 1000  # samples without augmentation on which BatchNormalization is measured anew: without epochs,
-    # and after augmented ones where the loss on them falls by it; 0: never
+    reestimate: int = 1000  # samples on which BatchNormalization is measured exactly at the end; 0: left as averaged
     mixed_precision: bool = (
         False  # compute in float16 where a GPU is fast at it, with a scaled loss; weights stay float32
     )
