@@ -23,6 +23,7 @@ class Core:
     gcc: tuple[str, ...] = ()
     machine: str = ""
     about: str = ""
+    arena: int = 0x2100_0000  # address of RAM for the arena, where QEMU's board has some
 
     @property
     def architecture(self) -> Literal["arm", "riscv"]:
@@ -44,8 +45,8 @@ CORES = {
         Core("cortex-m0plus", _SOFT, "cortex_m0plus", "CORTEX_M0", frozenset(), ("-mcpu=cortex-m0plus",), "", "Armv6-M"),
         Core("cortex-m3", _SOFT, "cortex_m3", "CORTEX_M3", frozenset(), ("-mcpu=cortex-m3",), "mps2-an385", "Armv7-M"),
         Core("cortex-m4", _HARD, "cortex_m4+vfp4d16sp", "CORTEX_M4", _DSP, _M4, "mps2-an386", "Armv7E-M, FPU"),
-        Core("cortex-m7", _HARD, "cortex_m7+fp_armv8d16sp", "CORTEX_M7", _DSP, _M7, "mps2-an500", "Armv7E-M, FPU"),
-        Core("cortex-m33", _HARD, "cortex_m33+dsp+fp_armv8d16sp", "CORTEX_M33", _DSP, _M33, "mps2-an505", "Armv8-M"),
+        Core("cortex-m7", _HARD, "cortex_m7+fp_armv8d16sp", "CORTEX_M7", _DSP, _M7, "mps2-an500", "Armv7E-M, FPU", 0x6000_0000),
+        Core("cortex-m33", _HARD, "cortex_m33+dsp+fp_armv8d16sp", "CORTEX_M33", _DSP, _M33, "", "Armv8-M"),
         Core("cortex-m55", _HARD, "cortex_m55", "", frozenset({"dsp", "mve"}), _M55, "mps3-an547", "Armv8.1-M, MVE"),
         Core("rv32imc", "riscv32-freestanding-none", "generic_rv32+m+c", "RISCV32_BASE32", about="RISC-V, no FPU"),
     )

@@ -156,14 +156,15 @@ class Counter:
     def counts(self) -> Counts:
         """What was counted since `begin`."""
         state = self.state
+        total = state.cycles + state.penalty  # the return is a jump
         ordered = sorted(self.starts.items())
-        ends = [start for _, start in ordered[1:]] + [(state.instructions, state.cycles)]
+        ends = [start for _, start in ordered[1:]] + [(state.instructions, total)]
         layers = tuple(end[0] - start[0] for (_, start), end in zip(ordered, ends, strict=True)) if ordered else ()
         cycles = tuple(end[1] - start[1] for (_, start), end in zip(ordered, ends, strict=True)) if ordered else ()
         known = self.cost is not None
         return Counts(
             instructions=int(state.instructions),
-            cycles=int(state.cycles) if known else None,
+            cycles=int(total) if known else None,
             layers=layers,
             layer_cycles=cycles if known else None,
             before=ordered[0][1][0] if ordered else 0,

@@ -21,14 +21,15 @@ from .cores import Core
 Compiler = Literal["zig", "gcc"]
 Optimize = Literal["2", "3", "s"]
 
-RAM, STACK_TOP, ARENA = 0x2000_0000, 0x2020_0000, 0x2100_0000  # addresses; the machine guards what lies between
+RAM, STACK_TOP = 0x2000_0000, 0x2004_0000  # addresses; the machine guards what lies between
+VARIABLES = 128 << 10  # bytes of RAM for them
 MAX_FLASH, MAX_ARENA = 60 << 20, 15 << 20  # bytes
 PAGE = 4096
 MAX_SOURCES = 256 << 20  # bytes of text
 KEPT = 100  # images in the cache
 _FLAGS = (
     "-std=c99", "-ffreestanding", "-fno-stack-protector", "-ffunction-sections", "-fdata-sections", "-g0", "-w",
-    "-fno-unwind-tables", "-fno-asynchronous-unwind-tables", "-fno-strict-aliasing", "-isystem", "lib",
+    "-fno-unwind-tables", "-fno-asynchronous-unwind-tables", "-fno-strict-aliasing", "-fomit-frame-pointer", "-isystem", "lib",
 )  # fmt: skip
 _ZIG_FLAGS = ("-fno-sanitize=all", "-fno-PIC")
 _SUPPORT = ("start.c", "runtime.c")
@@ -72,16 +73,17 @@ class Image:
     @property
     def arena(self) -> int:
         """Address of the arena, aligned to 4: its end is as near as that allows to the end of a page."""
-        return arena_address(self.arena_bytes)
+        return arena_address(self.core, self.arena_bytes)
 
 
-def arena_address(size: int) -> int:
+def arena_address(core: Core, size: int) -> int:
     """Where an arena of this size lies.
 
-    >>> hex(arena_address(10)), hex(arena_address(5000))
+    >>> from edgedl.targets.mcu.cores import CORES
+    >>> hex(arena_address(CORES["cortex-m4"], 10)), hex(arena_address(CORES["cortex-m4"], 5000))
     ('0x21000ff4', '0x21000c78')
     """
-    return ARENA + (-size % PAGE) // 4 * 4
+    return core.arena + (-size % PAGE) // 4 * 4
 
 
 def build(
@@ -165,7 +167,7 @@ def _compiled(
             (folder / f"edgedl_{support}").write_text((toolchain.FIRMWARE / support).read_text("utf-8"), "utf-8")
         for header in ("string.h", "layers.h"):
             (folder / "lib" / header).write_text((toolchain.FIRMWARE / header).read_text("utf-8"), "utf-8")
-        (folder / "link.ld").write_text(_script(arena_bytes), "utf-8")
+        (folder / "link.ld").write_text(_script(core, arena_bytes), "utf-8")
         units = [*sorted(f for f in sources if f.endswith(".c")), *(f"edgedl_{s}" for s in _SUPPORT)]
         marks = [f"-DEDNN_LAYERS={layers}", "-include", "lib/layers.h"] if layers else []
         command = [
@@ -175,7 +177,8 @@ def _compiled(
         environment = toolchain.zig_environment(folder) if program.name == "zig" else {}
         bare = [*command, "-nostdlib", *([] if program.name == "zig" else ["-Wl,--no-warn-rwx-segments", "-lgcc"])]
         done = toolchain.call(bare, folder, environment)
-        if done.returncode and "undefined symbol" in done.stderr and program.name == "zig":
+        missing = re.findall(r"undefined symbol: (\S+)", done.stderr)
+        if done.returncode and missing and all(m.startswith("__") for m in missing) and program.name == "zig":
             done = toolchain.call(command, folder, environment)  # with the compiler's own library, which it makes first
         out = folder / "out.elf"
         if done.returncode or not out.is_file():
@@ -186,11 +189,21 @@ def _compiled(
         return out.read_bytes()
 
 
-def _script(arena_bytes: int) -> str:
+def _script(core: Core, arena_bytes: int) -> str:
     text = (toolchain.FIRMWARE / "link.ld.in").read_text("utf-8")
     return Template(text).substitute(
-        flash=MAX_FLASH, ram=hex(RAM), stack_top=hex(STACK_TOP), arena=hex(arena_address(arena_bytes))
-    )
+        flash=MAX_FLASH, ram=hex(RAM), stack_top=hex(STACK_TOP), arena=hex(arena_address(core, arena_bytes)),
+        dump=hex(core.arena), dump_bytes=hex(pages(max(arena_bytes, 1)) + PAGE),
+    )  # fmt: skip
+
+
+def pages(size: int) -> int:
+    """Bytes of the pages that hold so many.
+
+    >>> pages(1), pages(4096), pages(4097)
+    (4096, 4096, 8192)
+    """
+    return -(-size // PAGE) * PAGE
 
 
 def _sizes(read: elf.Elf) -> Sizes:

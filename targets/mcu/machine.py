@@ -16,7 +16,7 @@ from typing import Any
 from ...errors import MissingDependencyError, TargetError
 from . import elf
 from .counting import UNLIMITED, Cost, Counter, Counts, native_hook
-from .image import ARENA, MAX_ARENA, PAGE, STACK_TOP, Image
+from .image import MAX_ARENA, PAGE, RAM, STACK_TOP, VARIABLES, Image, pages
 from .toolchain import EXTRA
 
 STACK = 64 << 10  # bytes of the emulated stack
@@ -141,7 +141,7 @@ class Machine:
                     f"the firmware stores {len(data):,} bytes at {at:#x}, outside of flash", next="build it again"
                 )
         end = max((at + len(data) for at, data, _ in flash), default=0)
-        self._engine.mem_map(0, _pages(end + PAGE), uc.UC_PROT_READ | uc.UC_PROT_EXEC)
+        self._engine.mem_map(0, pages(end + PAGE), uc.UC_PROT_READ | uc.UC_PROT_EXEC)
         for at, data, _ in flash:
             self._engine.mem_write(at, data)
         for segment in self._file.segments:
@@ -154,13 +154,15 @@ class Machine:
         start = min((s.address for n, s in sections.items() if n in (".data", ".bss") and s.size), default=tail)
         if tail > start:
             first = start // PAGE * PAGE
-            if not STACK_TOP - (2 << 20) <= first <= tail <= STACK_TOP - (1 << 20):
+            if not RAM <= first <= tail <= RAM + VARIABLES:
                 raise TargetError("the variables of the firmware lie outside of RAM", next="build it again")
-            self._engine.mem_map(first, _pages(tail - first), uc.UC_PROT_READ | uc.UC_PROT_WRITE)
+            self._engine.mem_map(first, pages(tail - first), uc.UC_PROT_READ | uc.UC_PROT_WRITE)
         self._engine.mem_map(STACK_TOP - STACK, STACK, uc.UC_PROT_READ | uc.UC_PROT_WRITE)
         if not 0 <= self.image.arena_bytes <= MAX_ARENA:
             raise TargetError(f"an arena of {self.image.arena_bytes:,} bytes is too large", next="use a smaller model")
-        self._engine.mem_map(ARENA, _pages(max(self.image.arena_bytes, 1)), uc.UC_PROT_READ | uc.UC_PROT_WRITE)
+        self._engine.mem_map(
+            self.image.core.arena, pages(max(self.image.arena_bytes, 1)), uc.UC_PROT_READ | uc.UC_PROT_WRITE
+        )
 
     def _code(self) -> tuple[int, bytes]:
         """Address and bytes of all that can run."""
@@ -199,7 +201,7 @@ class Machine:
 
     def _prepare(self, inputs: Sequence[tuple[int, bytes]]) -> None:
         size = self.image.arena_bytes
-        self._engine.mem_write(ARENA, bytes([PAINT]) * _pages(max(size, 1)))
+        self._engine.mem_write(self.image.core.arena, bytes([PAINT]) * pages(max(size, 1)))
         for at, data in inputs:
             if at < 0 or at + len(data) > size:
                 raise TargetError(
@@ -241,9 +243,12 @@ class Machine:
         if self._get("sp") != STACK_TOP:
             return "the model returned with another stack pointer"
         size = self.image.arena_bytes
-        before = self.image.arena - ARENA
-        after = _pages(max(size, 1)) - before - size
-        for at, length, place in ((ARENA, before, "before"), (self.image.arena + size, after, "behind")):
+        before = self.image.arena - self.image.core.arena
+        after = pages(max(size, 1)) - before - size
+        for at, length, place in (
+            (self.image.core.arena, before, "before"),
+            (self.image.arena + size, after, "behind"),
+        ):
             if length and bytes(self._engine.mem_read(at, length)) != bytes([PAINT]) * length:
                 return f"the model wrote {place} its arena of {size:,} bytes"
         return ""
@@ -321,13 +326,13 @@ class Machine:
             uc.UC_MEM_WRITE_UNMAPPED: "wrote", uc.UC_MEM_WRITE_PROT: "wrote",
         }.get(kind, "jumped to")  # fmt: skip
         what = f"{size} byte{'s' if size != 1 else ''} at " if verb != "jumped to" else ""
-        if STACK_TOP - STACK - (1 << 16) <= address < STACK_TOP - STACK:
+        if STACK_TOP - STACK - (1 << 15) <= address < STACK_TOP - STACK:
             return f"the model needs more than {STACK:,} bytes of stack{self._where()}"
         return f"the model {verb} {what}{address:#x}, {self._place(address)}{self._where()}"
 
     def _place(self, address: int) -> str:
-        arena, size = self.image.arena, self.image.arena_bytes
-        if ARENA - (1 << 20) <= address < arena:
+        base, arena, size = self.image.core.arena, self.image.arena, self.image.arena_bytes
+        if base - (1 << 20) <= address < arena:
             return f"{arena - address:,} bytes before its arena"
         if arena + size <= address < arena + size + (1 << 20):
             return f"{address - arena - size:,} bytes behind its arena of {size:,}"
@@ -361,12 +366,3 @@ def _registers_of(architecture: str) -> dict[str, int]:
     const = unicorn("unicorn.arm_const")
     return {"pc": const.UC_ARM_REG_PC, "sp": const.UC_ARM_REG_SP, "argument": const.UC_ARM_REG_R0,
             "return": const.UC_ARM_REG_LR}  # fmt: skip
-
-
-def _pages(size: int) -> int:
-    """Bytes of the pages that hold so many.
-
-    >>> _pages(1), _pages(4096), _pages(4097)
-    (4096, 4096, 8192)
-    """
-    return -(-size // PAGE) * PAGE
