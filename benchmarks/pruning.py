@@ -62,7 +62,7 @@ def training(epochs: int, seed: int, border: str = "reflect") -> dict[str, Any]:
 
     return {
         "epochs": epochs, "batch_size": 64, "optimizer": "sgd", "learning_rate": 0.02, "schedule": "one-cycle",
-        "weight_decay": 5e-4, "augment": Augment(flip=True, shift=4, border=border), "seed": seed,
+        "weight_decay": 5e-4, "augment": Augment(flip=True, shift=4, border=border), "seed": seed, "reestimate": 6000,
     }  # fmt: skip
 
 

@@ -29,19 +29,24 @@ def write_firmware(
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not force:
         raise OutputError(f"{out} exists and is not empty", next="choose another folder, or pass --force")
     with Worker(timeout_s, default_memory_bytes()) as worker:
-        made = worker.call("edgedl.firmware:generate", path=str(model), features=sorted(features), name=name)
+        made = worker.call("edgedl.firmware:generate", path=str(model), features=sorted(features), prefix=name)
     files: Mapping[str, str] = made.pop("files")
+    write_files(out, files)
+    return {**made, "folder": str(out), "files": sorted(files)}
+
+
+def write_files(folder: Path, files: Mapping[str, str]) -> None:
+    """Write texts by their paths in a folder, each whole or not at all. Raises OutputError."""
     for relative, text in files.items():
-        path = out / relative
+        path = folder / relative
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"cannot write {path}: {error.strerror}", next="choose another folder with -o") from error
         write_atomic(path, text.encode())
-    return {**made, "folder": str(out), "files": sorted(files)}
 
 
-def generate(path: str, features: list[str], name: str) -> dict[str, Any]:
+def generate(path: str, features: list[str], prefix: str) -> dict[str, Any]:
     """The firmware as plain JSON, with the text of its files."""
-    made = resolve(resolve("edgedl.converters:FIRMWARE"))(path, features, name)
+    made = resolve(resolve("edgedl.converters:FIRMWARE"))(path, features, prefix)
     return {**made.to_json(), "files": made.library()}

@@ -6,7 +6,7 @@ import datetime
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 from . import __version__, bench, savings
 from .artifact import Artifact, sidecar, write_atomic
 from .environment import environment
-from .errors import EdgedlError, LimitError, OutputError, from_json
+from .errors import EdgedlError, LimitError, OutputError, TargetError, from_json
+from .firmware import write_files
 from .model import STATIC, LoadOptions
-from .options import everything
-from .recipe import Recipe
-from .registry import names
+from .options import build, everything
+from .protocols import Embedded
+from .recipe import Recipe, Step
+from .registry import find, names
 from .report import write_html, write_json
 from .sniffing import sniff
 from .store import checkpoint_files, digest, writing
@@ -34,14 +36,15 @@ def measured(
     job: Run, pairs: Sequence[tuple[Converted, Converted]]
 ) -> tuple[dict[Path, dict[str, bench.Measurement]], list[dict[str, Any]]]:
     """Every artifact, its float file and those of the unchanged model on every target, interleaved; the comparisons."""
-    artifacts = list(dict.fromkeys(c.artifact.path for pair in (*pairs, *job.dense.values()) for c in pair))
-    found: dict[Path, dict[str, bench.Measurement]] = {path: {} for path in artifacts}
+    every = {c.artifact.path: c.artifact for pair in (*pairs, *job.dense.values()) for c in pair}
+    found: dict[Path, dict[str, bench.Measurement]] = {path: {} for path in every}
     comparisons: list[dict[str, Any]] = []
     seconds = job.recipe.limits.bench_seconds
     for target in job.recipe.targets if seconds else ():
         job.listener.begin(f"bench {target.name}")
         start = time.perf_counter()
         try:
+            artifacts = runnable(target, every.values())
             here = bench.measure(
                 artifacts,
                 target.name,
@@ -63,8 +66,45 @@ def measured(
         job.listener.end(f"bench {target.name}", "", took, False)
         for path, measurement in zip(artifacts, here, strict=True):
             found[path][target.name] = measurement
-        comparisons += [compared(found, base, best, target.name) for base, best in pairs if best is not base]
+        comparisons += [
+            compared(found, base, best, target.name)
+            for base, best in pairs
+            if best is not base and {base.artifact.path, best.artifact.path} <= set(artifacts)
+        ]
     return found, comparisons
+
+
+def runnable(target: Step, artifacts: Iterable[Artifact]) -> list[Path]:
+    """The artifacts that a target takes. Raises TargetError where it takes none."""
+    opened = build(find("target", target.name), everything(target.options), target.name)
+    if not isinstance(opened, Embedded):
+        return [artifact.path for artifact in artifacts]
+    reasons = {artifact.path: opened.refuses(artifact) for artifact in artifacts}
+    if all(reasons.values()):
+        raise TargetError("; ".join(dict.fromkeys(reasons.values())), next="add --format tflite --quantize int8")
+    return [path for path, reason in reasons.items() if not reason]
+
+
+def firmware(job: Run, pairs: Sequence[Exported]) -> list[dict[str, Any]]:
+    """The firmware of each compressed .tflite for each target without an interpreter: plain JSON, `files` with their text."""
+    made = []
+    for target in job.recipe.targets:
+        opened = build(find("target", target.name), everything(target.options), target.name)
+        if not isinstance(opened, Embedded):
+            continue
+        for _, best, _ in pairs:
+            if opened.refuses(best.artifact):
+                continue
+            arguments = {"path": str(best.artifact.path), "features": sorted(opened.features), "prefix": ""}
+            try:
+                found = job.step(job.light, f"firmware {target.name}", "generate", [dict(best.artifact.files), arguments],
+                                 module="edgedl.firmware", **arguments)  # fmt: skip
+            except EdgedlError as error:
+                job.failures.append({"step": f"firmware {target.name}", **error.to_json()})
+                job.warn(f"no firmware for {target.name}: {error.message}")
+                continue
+            made.append({**found.result, "target": target.name, "folder": f"firmware_{target.name}"})
+    return made
 
 
 def compared(
@@ -210,6 +250,7 @@ def described(job: Run, converted: Converted, measured: Mapping[str, bench.Measu
         "layouts": dict(artifact.metadata.get("layouts", {})),
         "verification": converted.verification,
         "latency_us": {target: {**m.latency_us, "samples": thinned(m.latency_ns)} for target, m in measured.items()},
+        "devices": {target: dict(m.extra) for target, m in measured.items() if m.extra},
         "load_ms": next((m.load_ms for m in measured.values()), None),
         "peak_bytes": next((m.peak_bytes for m in measured.values()), None),
         "layers": [],
@@ -229,8 +270,9 @@ def deliver(
     pairs: Sequence[Exported],
     out: Path,
     recipe: Recipe,
+    made: Sequence[Mapping[str, Any]] = (),
 ) -> None:
-    """Put artifacts, float files, report and recipe into the output folder, each whole or not at all."""
+    """Put artifacts, float files, firmware, report and recipe into the output folder, each file whole or not at all."""
     if stale := left_behind(document, out):
         document["warnings"].append(f"of an earlier run, and not in this report: {', '.join(stale)}")
     for base, best, _ in pairs:
@@ -240,6 +282,8 @@ def deliver(
             copy(base.artifact, out / "baseline" / title(base))
     for entry in document["baselines"]:
         entry["path"] = f"baseline/{entry['path']}"
+    for found in made:
+        write_files(out / found["folder"], found["files"])
     write_atomic(out / "recipe.toml", recipe.to_toml().encode())
     write_json(document, out / "report.json")
     write_html(document, out / "report.html")

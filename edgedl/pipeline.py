@@ -18,7 +18,7 @@ from .data.sources import require
 from .errors import ConversionError, EdgedlError, MissingDependencyError, ModelError, TargetError, UsageError
 from .model import GRAPH_FORMATS
 from .options import everything
-from .outcome import Exported, assemble_document, deliver, measured
+from .outcome import Exported, assemble_document, deliver, firmware, measured
 from .recipe import Limits, Recipe, Step, assemble, step
 from .registry import names
 from .report import clean
@@ -526,8 +526,10 @@ def run(
         job.prepare()
         pairs = exported(job)
         measurements, comparisons = measured(job, [pair[:2] for pair in pairs])
+        made = firmware(job, pairs)
         document: dict[str, Any] = clean(assemble_document(job, pairs, measurements, comparisons, started))
-        deliver(document, pairs, out, recipe)
+        document["firmware"] = [{**found, "files": sorted(found["files"])} for found in made]
+        deliver(document, pairs, out, recipe, made)
     return document
 
 

@@ -51,6 +51,15 @@ class Stepped(Protocol):
     round_to: ClassVar[int]
 
 
+@runtime_checkable
+class Embedded(Protocol):
+    """A target without an interpreter: a .tflite becomes firmware, with the kernels that the core's features allow."""
+
+    @property
+    def features(self) -> frozenset[str]: ...
+    def refuses(self, artifact: Artifact) -> str: ...  # why it cannot run it; empty: it can
+
+
 @dataclass(frozen=True, slots=True)
 class Layer:
     """One layer or operator of a network, as an inspector sees it."""

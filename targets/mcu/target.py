@@ -19,6 +19,7 @@ import numpy as np
 
 from ...artifact import Array, Artifact, TensorSpec, spec_from_json
 from ...errors import DataError, TargetError, UsageError
+from ...model import STATIC
 from ...registry import did_you_mean, resolve
 from . import boards, cycles
 from .boards import Profile
@@ -139,6 +140,19 @@ class Microcontroller:
     @property
     def processor(self) -> Core:
         return core_of(self.core or boards.profile_of(self.board).core)
+
+    @property
+    def features(self) -> frozenset[str]:
+        """What the core's kernels may use."""
+        return self.processor.features
+
+    def refuses(self, artifact: Artifact) -> str:
+        """Why an artifact cannot become firmware, as far as its format and scheme tell; empty where it can."""
+        if artifact.format != "tflite":
+            return f"firmware is made of .tflite files, and {artifact.path.name} is .{artifact.format}"
+        if artifact.scheme not in (*STATIC, "unknown"):
+            return f"firmware computes with integers, and {artifact.path.name} is {artifact.scheme}"
+        return ""
 
     @contextmanager
     def open(self) -> Iterator[McuSession]:
