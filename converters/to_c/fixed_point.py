@@ -45,6 +45,12 @@ def rescale(x: int, multiplier: int, shift: int) -> int:
     return rounded_shift(high_mul(wrapped(x << left), multiplier), right)
 
 
+def rescale_up(x: int, multiplier: int, shift: int) -> int:
+    """The same with halves up in the second rounding: what LiteRT's vector code does, on x86 as on Arm."""
+    left, right = max(shift, 0), max(-shift, 0)
+    return (high_mul(wrapped(x << left), multiplier) + ((1 << right) >> 1)) >> right
+
+
 def shifted_left(x: int, by: int) -> int:
     """SaturatingRoundingMultiplyByPOT for a positive exponent."""
     return clamp(x << by)
