@@ -40,6 +40,8 @@ def program() -> str:
 class Qemu:
     """A board with a firmware in it. Counting costs little: without `count` it counts as well."""
 
+    is_native = True
+
     def __init__(self, image: Image, *, seconds: float = SECONDS, limit: int = LIMIT) -> None:
         if not image.core.machine:
             raise TargetError(

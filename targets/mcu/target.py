@@ -28,7 +28,7 @@ from .counting import Counts
 from .image import Compiler, Image, Optimize, build
 from .machine import LIMIT, Machine
 
-COUNTED = 8  # different inputs whose instructions are counted; later ones run without the hook
+COUNTED = 8  # inputs whose instructions are counted where only the hook in Python can; later ones run without it
 REMEMBERED = 32  # results of inputs that were run already: the same input gives the same
 MAX_SOURCE = 256 << 20
 
@@ -219,13 +219,21 @@ class McuSession:
     def run(self, inputs: Mapping[str, Array]) -> tuple[Mapping[str, Array], int]:
         """Outputs, and the nanoseconds that the estimated cycles take at the board's clock (a bare core: at 100 MHz).
 
-        Raises DataError for inputs that do not fit, TargetError for what goes wrong in the core.
+        Several samples at once run one after the other. Raises DataError for inputs that do not fit, TargetError for what
+        goes wrong in the core.
         """
         program = self._loaded()
-        written = _written(program.inputs, inputs)
+        samples = _samples(program.inputs, inputs)
+        found = [self._once(program, _written(program.inputs, sample)) for sample in samples]
+        outputs = {name: np.concatenate([o[name] for o, _ in found]) if len(found) > 1 else values.copy()
+                   for name, values in found[0][0].items()}  # fmt: skip
+        return outputs, sum(elapsed for _, elapsed in found)
+
+    def _once(self, program: Program, written: list[tuple[int, bytes]]) -> tuple[dict[str, Array], int]:
+        """One inference, or what it gave before."""
         key = hashlib.sha256(b"".join(data for _, data in written)).digest()
         if key not in self._known:
-            count = len(self._counts) < COUNTED
+            count = len(self._counts) < COUNTED or self._machine.is_native
             result = self._machine.run(written, count=count)
             if result.counts is not None:
                 self._counts.append(result.counts)
@@ -234,8 +242,7 @@ class McuSession:
             while len(self._known) >= REMEMBERED:
                 del self._known[next(iter(self._known))]
             self._known[key] = outputs, self._nanoseconds(result.counts or self._typical())
-        found, elapsed = self._known[key]
-        return {name: values.copy() for name, values in found.items()}, elapsed
+        return self._known[key]
 
     def _loaded(self) -> Program:
         if self._program is None:
@@ -317,6 +324,19 @@ class McuSession:
 def _names(program: Program, counts: Counts) -> Sequence[str]:
     """A name for every layer that was counted."""
     return [program.layers[i] if i < len(program.layers) else f"layer {i}" for i in range(len(counts.layers))]
+
+
+def _samples(places: Sequence[Place], inputs: Mapping[str, Array]) -> list[Mapping[str, Array]]:
+    """Single samples of inputs that hold several along their first axis, as many each."""
+    counts = {len(inputs[p.spec.name]) // (p.spec.shape[0] or 1)
+              for p in places if p.spec.name in inputs and p.spec.shape and inputs[p.spec.name].shape[1:] == p.spec.shape[1:]}  # fmt: skip
+    count = counts.pop() if len(counts) == 1 else 1
+    if count < 2 or any(
+        len(inputs.get(p.spec.name, ())) != count * (p.spec.shape[0] or 1) for p in places if p.spec.shape
+    ):
+        return [inputs]
+    return [dict(zip(inputs, parts, strict=True))
+            for parts in zip(*(np.split(x, count) for x in inputs.values()), strict=True)]  # fmt: skip
 
 
 def _written(places: Sequence[Place], inputs: Mapping[str, Array]) -> list[tuple[int, bytes]]:

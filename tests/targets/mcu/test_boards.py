@@ -13,7 +13,7 @@ from edgedl.artifact import Artifact, TensorSpec
 from edgedl.errors import DataError, TargetError, UsageError
 from edgedl.options import build as from_table
 from edgedl.registry import entries, find
-from edgedl.targets.mcu import cycles
+from edgedl.targets.mcu import cycles, machine
 from edgedl.targets.mcu.boards import Profile, energy, fits, profile_of, profiles
 from edgedl.targets.mcu.cores import CORES, core_of
 from edgedl.targets.mcu.image import build
@@ -119,13 +119,22 @@ def test_every_target_runs_a_firmware(name: str, tmp_path: Path) -> None:
         json.dumps(session.environment())
 
 
-def test_many_inputs_are_right_also_where_they_are_no_longer_counted(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("native", "counted"), [(True, 60), (False, 8)])
+def test_many_inputs_are_right_also_where_they_are_no_longer_counted(
+    native: bool, counted: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not native:
+        monkeypatch.setattr(machine, "native_hook", lambda: None)
     with find("target", "cortex-m4")().open() as session:
         session.load(folder(tmp_path / "net"))
         for seed in range(60):
             x = np.random.default_rng(seed).integers(-128, 128, (1, 16)).astype(np.int8)
             np.testing.assert_array_equal(session.run({"x": x})[0]["y"], expected(x[0])[None])
-        assert session.figures()["instructions"]["inputs"] == 8
+        assert session.figures()["instructions"]["inputs"] == counted
+        many = np.random.default_rng(99).integers(-128, 128, (5, 16)).astype(np.int8)
+        outputs, elapsed = session.run({"x": many})
+        np.testing.assert_array_equal(outputs["y"], [expected(x) for x in many])
+        assert elapsed > 4 * session.run({"x": many[:1]})[1]
 
 
 def test_a_model_that_is_too_large_for_the_board_is_refused(tmp_path: Path) -> None:
@@ -143,7 +152,7 @@ def test_inputs_that_do_not_fit(tmp_path: Path) -> None:
         session.load(folder(tmp_path / "net"))
         with pytest.raises(DataError, match="'x' is missing"):
             session.run({"z": X})
-        for wrong in (X.astype(np.float32), X[:, :8], np.zeros((2, 16), np.int8)):
+        for wrong in (X.astype(np.float32), X[:, :8], np.zeros((2, 15), np.int8), np.zeros((0, 16), np.int8)):
             with pytest.raises(DataError, match=r"takes int8 \[1, 16\]"):
                 session.run({"x": wrong})
 
