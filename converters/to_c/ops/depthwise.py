@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 
 from ....artifact import Array
-from ..call import Call, Constant, Features, Params, need, op, read, write
+from .. import pairs
+from ..call import SCRATCH, Call, Constant, Features, Params, need, op, read, write
 from ..graph import Op, Tensor
 from ..numerics import activation_limits, convolution_multipliers
 from ..overlap import lead_of_windows
 from .convolution import geometry
 
+TAPS = 1024  # of a kernel, at most, for kernels with a table of them
 LANES = 8  # channels that LiteRT rescales at a time
 REACH = 1 << 15  # pixels that a dilated kernel may span
 
@@ -31,15 +33,77 @@ def depthwise_conv_2d(one: Op, features: Features) -> Call:
         f"it computes in {x.dtype} and {y.dtype}; int8 and int16 are what this kernel does",
     )
     need(one.epilogue is None, "an addition in the same kernel")
-    fields = {**_constants(one), **_shapes(one, x, weights, y)}
+    shapes = _shapes(one, x, weights, y)
+    if "dsp" in features and x.dtype == "int8":
+        found = _words(one, shapes)
+        if found is not None:
+            return found
+    fields = {**_constants(one), **shapes}
     wide = x.dtype == "int16"
     size = 2 if wide else 1
     suffix = "_s16" if wide else ""
     return Call(
         kernel=f"depthwise{suffix}", function=f"ednn_depthwise{suffix or '_s8'}",
         arguments=(Params("ednn_depthwise_t", fields), read(0), write(0)),
-        overlap={0: lead(fields, size)}, macs=_macs(fields),
+        overlap={0: lead(shapes, size)}, macs=_macs(shapes),
     )  # fmt: skip
+
+
+def _words(one: Op, shapes: dict[str, int]) -> Call | None:
+    """The kernels of depthwise_words.h; None where they do not fit: channels, or a rescaling that they cannot do."""
+    each = shapes["out_c"] // shapes["in_c"]
+    if shapes["out_c"] % LANES or not (each == 1 or each % 4 == 0):
+        return None
+    taps = shapes["kernel_h"] * shapes["kernel_w"]
+    fields = _constants(one)
+    words = scaled_words(one, fields) if taps <= TAPS else None
+    if words is None:
+        return None
+    limits = fields["least"], fields["largest"]
+    kernel = "words" if each == 1 else "spread"
+    params = {
+        "words": Constant(words), "zero": fields["zero"], "least": limits[0], "largest": limits[1],
+        "clamped": int(limits != pairs.INT8), **shapes, "each": each,
+    }  # fmt: skip
+    return Call(
+        kernel=f"depthwise_{kernel}", function=f"ednn_depthwise_{kernel}_s8",
+        arguments=(Params("ednn_depthwise_words_t", params), read(0), write(0), SCRATCH),
+        scratch=4 * taps + shapes["in_c"], overlap={0: lead(shapes, 1)}, macs=_macs(shapes),
+    )  # fmt: skip
+
+
+def scaled_words(one: Op, fields: dict[str, Any]) -> Array | None:
+    """The words of depthwise_words.h, int32 `[out_c / 4, 12 + 2 * taps]`; None where a channel cannot be rescaled so."""
+    weights = fields["weights"].values.astype(np.int64)
+    biases = folded(one, weights)
+    found = _rescalings(weights, biases, fields)
+    if found is None:
+        return None
+    shifts = np.array([r.shift for r in found])
+    scaled = weights << shifts
+    if np.abs(scaled).max() > 32767:
+        return None
+    sums = (biases - np.array([r.less for r in found])) << shifts
+    quads = (scaled & 0xFFFF).reshape(len(scaled), -1, 4).transpose(1, 0, 2)  # block, tap, channel
+    halves = np.stack([quads[:, :, 0] | quads[:, :, 2] << 16, quads[:, :, 1] | quads[:, :, 3] << 16], 2)
+    last = np.array([[r.multiplier, r.offset] for r in found], np.int64)
+    parts = [sums.reshape(-1, 4), halves.reshape(len(halves), -1), last.reshape(-1, 8)]
+    return np.concatenate(parts, 1).astype(np.uint32).view(np.int32)
+
+
+def _rescalings(weights: Array, biases: Array, fields: dict[str, Any]) -> list[pairs.Rescaling] | None:
+    """For each channel numbers that give LiteRT's results for every sum that inputs of int8 can make."""
+    found = []
+    for c, (bias, multiplier, shift) in enumerate(
+        zip(biases.tolist(), fields["multipliers"].values.tolist(), fields["shifts"].values.tolist(), strict=True)
+    ):
+        low = bias + int(np.minimum(weights[:, c] * -128, weights[:, c] * 127).sum())
+        high = bias + int(np.maximum(weights[:, c] * -128, weights[:, c] * 127).sum())
+        one = pairs.rescaling(pairs.Reference(multiplier, shift, fields["out_zero"]), low, high)
+        if one is None:
+            return None
+        found.append(one)
+    return found
 
 
 def _macs(fields: dict[str, Any]) -> int:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from edgedl.converters.to_c.call import Features
+from edgedl.converters.to_c.call import Features, lower
+from edgedl.converters.to_c.graph import Graph, Unsupported, read
 
 from .harness import Firmware, Node, T, check, write
 
@@ -111,3 +114,126 @@ def test_int8_is_bit_exact(tmp_path: Path, c: list[dict[str, Any]]) -> None:
 @given(st.lists(cases("int16"), min_size=8, max_size=8))
 def test_int16_is_bit_exact(tmp_path: Path, c: list[dict[str, Any]]) -> None:
     compare(tmp_path, c)
+
+
+def one(**changes: Any) -> dict[str, Any]:
+    """A layer of 3 x 3 with its usual neighbours: ReLU, one scale for each channel."""
+    found = {
+        "dtype": "int8", "padding": SAME, "kernel_h": 3, "kernel_w": 3, "stride_h": 1, "stride_w": 1, "dilation_h": 1,
+        "dilation_w": 1, "h": 9, "w": 7, "in_c": 8, "multiplier": 1, "in_zero": -128, "out_zero": -128,
+        "per_channel": True, "gain": 0.3, "activation": 1, "seed": 5,
+    }  # fmt: skip
+    return found | changes
+
+
+FEATURES = [frozenset[str](), frozenset({"dsp"})]
+SHAPES: list[dict[str, Any]] = [
+    {}, {"stride_h": 2, "stride_w": 2}, {"padding": VALID}, {"kernel_h": 5, "kernel_w": 1, "padding": VALID},
+    {"multiplier": 8}, {"in_c": 1, "multiplier": 8, "stride_h": 2, "stride_w": 2}, {"in_c": 2, "multiplier": 4},
+    {"dilation_h": 2, "dilation_w": 2}, {"in_c": 24, "kernel_h": 4, "kernel_w": 2}, {"in_c": 16, "h": 1, "w": 1},
+    {"in_c": 5, "multiplier": 3}, {"h": 12, "w": 12, "in_c": 32}, {"h": 25, "w": 5, "in_c": 16},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("features", FEATURES, ids=["portable", "dsp"])
+def test_within_bounds(tmp_path: Path, features: Features) -> None:
+    """Address and undefined-behaviour sanitizers over an arena of exactly its size."""
+    compare(tmp_path, [one(**shape) for shape in SHAPES], features, sanitize=True)
+
+
+@pytest.mark.parametrize("features", FEATURES, ids=["portable", "dsp"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_output_lies_over_the_input(tmp_path: Path, shape: dict[str, Any], features: Features) -> None:
+    """Alone in the arena, so that the plan overlaps as far as the kernel allows; and every bit is right all the same."""
+    made = compare(tmp_path, [one(**shape)], features)
+    x, y = made.program.graph.inputs[0], made.program.graph.outputs[0]
+    places = made.program.places
+    apart = places[id(y)] + y.nbytes <= places[id(x)] or places[id(x)] + x.nbytes <= places[id(y)]
+    assert not apart or shape.get("multiplier", 1) > 1 or x.nbytes < 64
+
+
+def test_int16_lies_over_its_input(tmp_path: Path) -> None:
+    for shape in ({}, {"stride_h": 2, "stride_w": 2}, {"multiplier": 3}):
+        made = compare(tmp_path, [one(dtype="int16", in_zero=0, out_zero=0, **shape)], sanitize=not shape)
+        if "multiplier" not in shape:
+            assert made.program.plan.total < sum(
+                t.nbytes for t in (*made.program.graph.inputs, *made.program.graph.outputs)
+            )
+
+
+DSP_CHANNELS = (8, 1, 2, 16, 24, 40)
+
+
+@SOME
+@given(st.lists(cases(channels=DSP_CHANNELS), min_size=10, max_size=10))
+def test_dsp_kernels_are_bit_exact(tmp_path: Path, drawn: list[dict[str, Any]]) -> None:
+    drawn = [c | {"gain": min(c["gain"], 4.0), "multiplier": [1, 4, 8][c["multiplier"] % 3]} for c in drawn]
+    compare(tmp_path, drawn, frozenset({"dsp"}))
+
+
+def test_dsp_kernels_take_the_usual_layers(tmp_path: Path) -> None:
+    shapes = [{}, {"stride_h": 2, "stride_w": 2}, {"kernel_h": 10, "kernel_w": 1, "h": 24, "w": 1, "padding": VALID}]
+    made = compare(tmp_path, [one(**shape) for shape in shapes] + [one(in_c=1, multiplier=8)], frozenset({"dsp"}))
+    assert {s.call.kernel for s in made.program.steps} == {"depthwise_words", "depthwise_spread"}
+
+
+@pytest.mark.parametrize("up", [True, False])
+def test_halves(tmp_path: Path, up: bool) -> None:
+    """A 1 x 1 kernel of weight 1 that divides its input by 8, -4: of 12 channels the first 8 round halves up, the last 4 away from
+    zero, as LiteRT's do; a kernel that does only one of both would fail."""
+    shape = (1, 1, 2, 12)
+    values = np.ones((1, 1, 1, 12), np.int8)
+    tensors = [
+        T(shape, "int8", 0.5, 0),
+        T(values.shape, "int8", [1.0] * 12, 0, values, axis=3),
+        T((12,), "int32", [0.5] * 12, 0, np.zeros(12, np.int32)),
+        T(shape, "int8", 4.0, 0),
+    ]
+    options = {
+        "padding": VALID,
+        "strideH": 1,
+        "strideW": 1,
+        "depthMultiplier": 1,
+        "dilationHFactor": 1,
+        "dilationWFactor": 1,
+    }
+    node = Node("DEPTHWISE_CONV_2D", [0, 1, 2], [3], options, "DepthwiseConv2DOptions", 3)
+    path = write(tmp_path / "model.tflite", tensors, [node], [0], [3])
+    feed = np.full(shape, -4, np.int8)
+    made = check(path, tmp_path / "c", [[feed]])
+    found = made.run([[feed]])[0][0][0, 0, 0]
+    assert (found[:8] == 0).all() if up else (found[8:] == -1).all()
+
+
+def graph_of(path: Path, **changes: Any) -> Graph:
+    tensors, node = layer(one(**{k: v for k, v in changes.items() if k in one()}), 0)
+    options = {**node.options, **{k: v for k, v in changes.items() if k not in one()}}
+    return read(write(path / "m.tflite", tensors, [replace(node, options=options)], [0], [3]))
+
+
+@pytest.mark.parametrize("features", FEATURES, ids=["portable", "dsp"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"strideH": 0}, {"strideW": -1}, {"strideH": 1 << 30}, {"dilationHFactor": 1 << 30}, {"dilationWFactor": 0},
+        {"strideH": 3}, {"fusedActivationFunction": 4},
+    ],
+)  # fmt: skip
+def test_refused(tmp_path: Path, options: dict[str, Any], features: Features) -> None:
+    with pytest.raises(Unsupported):
+        lower(graph_of(tmp_path, **options).ops[0], features)
+
+
+@pytest.mark.parametrize("which", range(4))
+@pytest.mark.parametrize("features", FEATURES, ids=["portable", "dsp"])
+def test_tensors_that_do_not_fit_are_refused(tmp_path: Path, which: int, features: Features) -> None:
+    op = graph_of(tmp_path).ops[0]
+    tensors = [*op.inputs, *op.outputs]
+    for shape in [(1, 9, 7, 7), (1, 9, 7), (2, 9, 7, 8), (1, 9, 0, 8), (1, 3, 3, 9), (9,)]:
+        changed = [*tensors]
+        old = tensors[which]
+        assert old is not None
+        data = None if old.data is None else np.zeros(shape, old.data.dtype)
+        changed[which] = replace(old, shape=shape, data=data)
+        with pytest.raises(Unsupported):
+            lower(replace(op, inputs=tuple(changed[:3]), outputs=(changed[3],)), features)  # type: ignore[arg-type]
