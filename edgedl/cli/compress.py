@@ -33,7 +33,8 @@ STAGE_OPTIONS = ("prune", "budget", "low_rank", "sparsity", "cluster", "teacher"
     "-f",
     "formats",
     type=options.Names(),
-    default=(),
+    multiple=True,
+    callback=options.joined,
     help="tflite, onnx or both, comma-separated [what the model is, else tflite].",
 )
 @options.targets

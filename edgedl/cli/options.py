@@ -33,6 +33,11 @@ class Percent(click.ParamType[float]):
         return number
 
 
+def joined(ctx: click.Context, param: click.Parameter, given: tuple[tuple[str, ...], ...]) -> tuple[str, ...]:
+    """Lists of an option that may be repeated, as one, each name once."""
+    return tuple(dict.fromkeys(name for names in given for name in names))
+
+
 class Smaller(click.ParamType[float]):
     """How much is to go: `50%`, `0.5`, or `2x` for half."""
 
@@ -201,7 +206,13 @@ settings = click.option(
     help="Any option of a recipe, e.g. data.scale=0.00392 or quantize.percentile=99.9. Repeatable.",
 )
 targets = click.option(
-    "--target", "-t", "targets", type=Names(), default=(), help="Targets to measure on (see `edgedl targets`) [cpu]."
+    "--target",
+    "-t",
+    "targets",
+    type=Names(),
+    multiple=True,
+    callback=joined,
+    help="Targets to measure on (see `edgedl targets`) [cpu]; may be repeated.",
 )
 timeout = click.option("--timeout", type=Seconds(min=1), help="Seconds one conversion may take [900].")
 

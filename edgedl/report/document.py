@@ -164,6 +164,7 @@ class Entry(TypedDict):
     faithfulness: NotRequired[Faithfulness | None]
     within_limits: NotRequired[bool]
     latency_us: NotRequired[dict[str, Latency]]
+    devices: NotRequired[dict[str, Any]]  # by target what a microcontroller told: instructions, flash, ram ...
     load_ms: NotRequired[float | None]
     peak_bytes: NotRequired[int | None]
     layers: NotRequired[list[Layer]]
@@ -313,6 +314,7 @@ class Document(TypedDict):
     failures: NotRequired[list[Failure]]
     stages: NotRequired[list[Stage]]
     savings: NotRequired[list[Saving]]
+    firmware: NotRequired[list[dict[str, Any]]]  # `Firmware.to_json()`, the target, the folder and its files
 
 
 def clean(value: Any, key: str = "") -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..artifact import write_atomic
 from ..errors import MissingDependencyError
-from . import charts, faithfulness, figures, stages, summary
+from . import charts, devices, faithfulness, figures, stages, summary
 from .document import ClassChange, Document, Entry, FloatLayer, Layer, parse
 from .proof import before, relative, shape_text, transposes
 from .scatter import explained, legend, scatter
@@ -172,6 +172,8 @@ def context(document: Document) -> dict[str, Any]:
         "stage_details": stages.details(document),
         "savings": bought,
         "savings_notes": list(dict.fromkeys(note for table in bought for note in table.notes)),
+        "devices": devices.devices(document["artifacts"]),
+        "devices_note": devices.NOTE,
         "nothing": figures.NOTHING,
     }
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from . import figures
+from .devices import NOTE, Device, devices, measured
 from .document import Document, parse, printable
 from .faithfulness import faithfulness_line
 from .proof import proof_line, transposes
@@ -52,6 +53,8 @@ def render_terminal(document: Mapping[str, Any], *, width: int | None = None, co
     best = lead(table)
     parts = [_wrapped(f"{best.name}: {headline(found, table)}" if best else headline(found, table), width, paint, BOLD)]
     parts.append(_before_and_after(found, table, width, paint))
+    parts.append(_devices(devices(found["artifacts"]), width, paint))
+    parts += [f"firmware  {made['folder']}" for made in found.get("firmware", [])]
     parts.append(_stages(found, width, paint))
     parts += _savings(found, width, paint)
     parts.append(_notes(found, table, width, paint))
@@ -67,6 +70,25 @@ def _before_and_after(document: Document, table: Sequence[Row], width: int, pain
         if _fits(header, below, width):
             return _table(header, below, width, paint, [row[0] for row in dense])
     return _table(header, full, width, paint)
+
+
+def _devices(found: Sequence[Device], width: int, paint: Paint) -> str:
+    """What microcontrollers told; nothing where none did."""
+    header = [
+        "firmware",
+        "target",
+        "instructions",
+        "cycles (est.)",
+        "flash",
+        "RAM",
+        *(["board"] if any(d.verdict for d in found) else []),
+    ]
+    body = [
+        [Cell(d.artifact, style=BOLD), Cell(d.target), Cell(d.instructions), Cell(d.cycles), Cell(d.flash, d.flash_parts),
+         Cell(d.ram, d.ram_parts), *([Cell(d.verdict, style="" if d.fits else RED)] if len(header) > 6 else [])]
+        for d in found
+    ]  # fmt: skip
+    return _table(header, body, width, paint) if found else ""
 
 
 def _stages(document: Document, width: int, paint: Paint) -> str:
@@ -109,7 +131,9 @@ def bench_table(
     header = ["artifact", "target", "size", "p50", "95 % interval", "p90", "p99", "load", "memory"]
     first: dict[str, Mapping[str, Any]] = {}
     body = [_bench_cells(m, first.setdefault(m["target"], m), scored) for m in found]
-    return _table([*header, *(["metric"] if scored else [])], body, width, paint)
+    small = _devices(list(measured(found)), width, paint)
+    table = _table([*header, *(["metric"] if scored else [])], body, width, paint)
+    return f"{table}\n\n{small}\n{_wrapped(NOTE, width, paint, DIM)}" if small else table
 
 
 def _bench_cells(m: Mapping[str, Any], base: Mapping[str, Any], scored: bool) -> list[Cell]:
