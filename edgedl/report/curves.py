@@ -56,7 +56,7 @@ def _line(name: str, points: Points, x: Scale, y: Scale, index: int, text: Calla
     return group(*segments, *dots, class_=f"lines hue{index % HUES}")
 
 
-def widths(found: Mapping[str, Sequence[float]]) -> Svg | None:
+def widths(found: Mapping[str, Sequence[float]], of: str = "channels") -> Svg | None:
     """A bar for each layer: pale as wide as it was, full as wide as it is; the most reduced of many layers only."""
     shown = [(name, pair[0], pair[1]) for name, pair in found.items() if len(pair) == 2 and pair[0] > 0]
     if not shown:
@@ -66,15 +66,17 @@ def widths(found: Mapping[str, Sequence[float]]) -> Svg | None:
         shown = [row for row in shown if row[0] in kept]
     high = (BAR + GAP) * len(shown)
     scale = Scale(0.0, nice(max(before for _, before, _ in shown)), NAME, 97.0)
-    rows = [_widths(i, row, scale) for i, row in enumerate(shown)]
-    label = f"Channels of {len(shown)} layers: " + "; ".join(f"{n} {b:g} to {a:g}" for n, b, a in shown[:LAYERS])
+    rows = [_widths(i, row, scale, of) for i, row in enumerate(shown)]
+    label = f"{of.capitalize()} of {len(shown)} layers: " + "; ".join(
+        f"{n} {b:g} to {a:g}" for n, b, a in shown[:LAYERS]
+    )
     return fluid(high + 8, *rows, label=label)
 
 
-def _widths(index: int, row: tuple[str, float, float], scale: Scale) -> Svg:
+def _widths(index: int, row: tuple[str, float, float], scale: Scale, of: str) -> Svg:
     name, before, after = row
     top = (BAR + GAP) * index
-    words = f"{name}: {before:g} → {after:g} channels"
+    words = f"{name}: {before:g} → {after:g} {of}"
     return group(
         el("text", short(name, 30), x=0, y=top + BAR - 2, class_="label"),
         el("rect", x=at(NAME), y=top, width=at(scale(before) - NAME), height=BAR, class_="was"),

@@ -82,6 +82,7 @@ class Detail:
     name: str
     curves: list[tuple[str, Plot, list[str]]]  # title, drawing, names of the lines
     widths: Svg | None
+    times: Svg | None  # microseconds of each operator, where the budget was in latency
     factors: list[Factor]
     left: list[tuple[str, str]]  # layers that were left alone, and why
     pairs: list[tuple[str, str]]  # layers of the student and of its teacher that were compared
@@ -174,7 +175,7 @@ def details(document: Document) -> list[Detail]:
         for record in stage["records"][seen:]:
             found.append(_detail(stage, record, document["data"]["metric"]))
         seen = len(stage["records"])
-    return [d for d in found if d.curves or d.widths or d.factors or d.left or d.pairs]
+    return [d for d in found if d.curves or d.widths or d.times or d.factors or d.left or d.pairs]
 
 
 def _detail(stage: Stage, record: Mapping[str, Any], metric: str) -> Detail:
@@ -182,6 +183,7 @@ def _detail(stage: Stage, record: Mapping[str, Any], metric: str) -> Detail:
         name=str(record.get("stage", stage["stage"])),
         curves=list(_curves(record, metric)),
         widths=widths(_pairs(record.get("widths"))),
+        times=widths(_pairs(_times(record.get("rounds"))), "microseconds"),
         factors=list(_factors(record.get("layers"))),
         left=_left([*_list(record.get("left")), *_kept_whole(record.get("rounds"))]),
         pairs=list(_matched(record.get("layers"))),
@@ -238,6 +240,17 @@ def _points(values: Any) -> list[tuple[float, float]]:
     return [
         (float(v[0]), float(v[1])) for v in values if isinstance(v, list) and len(v) == 2 and all(map(_is_number, v))
     ]
+
+
+def _times(rounds: Any) -> dict[str, list[float]]:
+    """Layer -> microseconds before and after, of the last round of a pruning to a budget in latency."""
+    last = rounds[-1] if isinstance(rounds, list) and rounds and isinstance(rounds[-1], Mapping) else {}
+    found = {}
+    for entry in _list(last.get("layers")):
+        pair: list[Any] = [entry.get("before_ms"), entry.get("after_ms")] if isinstance(entry, Mapping) else []
+        if pair and all(map(_is_number, pair)):
+            found[str(entry.get("layer"))] = [round(1e3 * v, 2) for v in pair]
+    return found
 
 
 def _pairs(found: Any) -> dict[str, list[float]]:

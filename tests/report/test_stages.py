@@ -190,3 +190,16 @@ def test_bars_are_as_long_as_the_layers_are_wide() -> None:
     assert many is not None
     assert "layer_59" in many
     assert "layer_60" not in many
+
+
+def test_a_budget_in_latency_shows_the_time_of_every_operator(sample: Any) -> None:
+    rows = [{"layer": f"conv{i}", "operator": "CONV_2D", "before_ms": 0.04, "after_ms": 0.01 * i} for i in range(3)]
+    record = {
+        "stage": "prune_channels",
+        "rounds": [{"layers": rows}, {"layers": [*rows, {"layer": "odd", "before_ms": "x"}]}],
+    }
+    (found,) = details(parse(staged(sample.ordinary(), record)))
+    assert found.times is not None
+    page = render_html(parse(staged(sample.ordinary(), record)))
+    assert "conv2: 40 → 20 microseconds" in page
+    assert "odd" not in re.findall(r"([\w]+): [\d.]+ → ", page)
