@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from ....artifact import Array
-from .. import pairs
 from ..call import SCRATCH, Call, Constant, Features, Params, need, op, read, write
 from ..graph import Op, Tensor
 from ..numerics import activation_limits, convolution_multipliers
@@ -63,7 +62,7 @@ def _words(one: Op, shapes: dict[str, int]) -> Call | None:
     kernel = "words" if each == 1 else "spread"
     params = {
         "words": Constant(words), "zero": fields["zero"], "least": limits[0], "largest": limits[1],
-        "clamped": int(limits != pairs.INT8), **shapes, "each": each,
+        "clamped": int(limits != (-128, 127)), **shapes, "each": each,
     }  # fmt: skip
     return Call(
         kernel=f"depthwise_{kernel}", function=f"ednn_depthwise_{kernel}_s8",
@@ -73,37 +72,37 @@ def _words(one: Op, shapes: dict[str, int]) -> Call | None:
 
 
 def scaled_words(one: Op, fields: dict[str, Any]) -> Array | None:
-    """The words of depthwise_words.h, int32 `[out_c / 4, 12 + 2 * taps]`; None where a channel cannot be rescaled so."""
+    """The words of depthwise_words.h, int32 `[out_c / 4, 16 + 2 * taps]`; None where a channel cannot be rescaled so."""
     weights = fields["weights"].values.astype(np.int64)
     biases = folded(one, weights)
-    found = _rescalings(weights, biases, fields)
-    if found is None:
+    found = [rescaled(weights[:, c], int(bias), m, s, fields["out_zero"]) for c, (bias, m, s) in enumerate(
+        zip(biases, fields["multipliers"].values.tolist(), fields["shifts"].values.tolist(), strict=True))]  # fmt: skip
+    if any(f is None for f in found):
         return None
-    shifts = np.array([r.shift for r in found])
-    scaled = weights << shifts
-    if np.abs(scaled).max() > 32767:
-        return None
-    sums = (biases - np.array([r.less for r in found])) << shifts
-    quads = (scaled & 0xFFFF).reshape(len(scaled), -1, 4).transpose(1, 0, 2)  # block, tap, channel
+    factors = np.array([f[0] for f in found if f is not None], np.int64)
+    last = np.array([f[1:] for f in found if f is not None], np.int64)
+    quads = (weights * factors & 0xFFFF).reshape(len(weights), -1, 4).transpose(1, 0, 2)  # block, tap, channel
     halves = np.stack([quads[:, :, 0] | quads[:, :, 2] << 16, quads[:, :, 1] | quads[:, :, 3] << 16], 2)
-    last = np.array([[r.multiplier, r.offset] for r in found], np.int64)
-    parts = [sums.reshape(-1, 4), halves.reshape(len(halves), -1), last.reshape(-1, 8)]
+    parts = [(biases * factors).reshape(-1, 4), halves.reshape(len(halves), -1), last.reshape(-1, 12)]
     return np.concatenate(parts, 1).astype(np.uint32).view(np.int32)
 
 
-def _rescalings(weights: Array, biases: Array, fields: dict[str, Any]) -> list[pairs.Rescaling] | None:
-    """For each channel numbers that give LiteRT's results for every sum that inputs of int8 can make."""
-    found = []
-    for c, (bias, multiplier, shift) in enumerate(
-        zip(biases.tolist(), fields["multipliers"].values.tolist(), fields["shifts"].values.tolist(), strict=True)
-    ):
-        low = bias + int(np.minimum(weights[:, c] * -128, weights[:, c] * 127).sum())
-        high = bias + int(np.maximum(weights[:, c] * -128, weights[:, c] * 127).sum())
-        one = pairs.rescaling(pairs.Reference(multiplier, shift, fields["out_zero"]), low, high)
-        if one is None:
-            return None
-        found.append(one)
-    return found
+def rescaled(weights: Array, bias: int, multiplier: int, shift: int, zero: int) -> tuple[int, int, int, int] | None:
+    """(factor of weights and bias, multiplier, addend, shift) of one channel; None where 16 or 32 bits do not hold it.
+
+    `(sum * factor * multiplier + 2^31 >> 32) + addend >> shift` is then what two roundings upward give: with sums doubled
+    the first is SMMLAR's own, and the addend holds the half of the second and the zero point.
+
+    >>> rescaled(np.array([-127, 3]), 5, 1 << 30, -7, -128)
+    (2, 1073741824, -16320, 7)
+    """
+    right, factor = max(-shift, 0), 2 << max(shift, 0)
+    most = abs(bias) + 128 * int(np.abs(weights).sum())
+    if multiplier == 0 or (most < 1 << 30 and right > 30):
+        return 2, 0, zero, 0
+    if most * factor >= 1 << 31 or int(np.abs(weights).max()) * factor > 32767 or right > 22:
+        return None
+    return factor, multiplier, (1 << right >> 1) + zero * (1 << right), right
 
 
 def _macs(fields: dict[str, Any]) -> int:

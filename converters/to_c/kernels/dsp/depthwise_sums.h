@@ -32,7 +32,8 @@
     EDNN_LOAD "r8, [r1, r3]\n\t" EDNN_MULTIPLY                                                                                \
     EDNN_LOAD "r8, [r1, r3, lsl #1]\n\t" EDNN_MULTIPLY
 #define EDNN_TAP "ldr r8, [lr], #4\n\t" EDNN_LOAD "r8, [r1, r8]\n\t" EDNN_MULTIPLY
-#define EDNN_RESULT(sum) "ldrd r8, r9, [r0], #8\n\tsmmla " sum ", " sum ", r8, r9\n\tssat " sum ", #8, " sum ", asr #12\n\t"
+#define EDNN_RESULT(sum)                                                                                                      \
+    "ldm r0!, {r8, r9, r10}\n\tsmmlar " sum ", " sum ", r8, r9\n\tasr " sum ", " sum ", r10\n\tssat " sum ", #8, " sum "\n\t"
 #define EDNN_RESULTS                                                                                                          \
     EDNN_RESULT("r4") EDNN_RESULT("r5") EDNN_RESULT("r6") EDNN_RESULT("r7")                                                   \
     "bfi r4, r5, #8, #8\n\tbfi r4, r6, #16, #8\n\tbfi r4, r7, #24, #8\n\tstr r4, [r2], #4\n\t"
@@ -89,9 +90,10 @@ static inline void ednn_any_taps(const int32_t *words, const int8_t *from, int8_
                 sums[i] += (uint32_t)(from[*tap + (EDNN_SPREAD ? 0 : i)] * ednn_half(words[i % 2], i > 1));
             }
         }
-        for (int32_t i = 0; i < 4; i++, words += 2) {
-            const int32_t scaled = (int32_t)(((int64_t)(int32_t)sums[i] * words[0]) >> 32) + words[1];
-            out[i] = (int8_t)ednn_clamp(scaled >> 12, INT8_MIN, INT8_MAX);
+        for (int32_t i = 0; i < 4; i++, words += 3) {
+            const int64_t product = (int64_t)(int32_t)sums[i] * words[0];
+            const int32_t scaled = (int32_t)((product + ((int64_t)1 << 31)) >> 32) + words[1];
+            out[i] = (int8_t)ednn_clamp(scaled >> words[2], INT8_MIN, INT8_MAX);
         }
     }
 }
@@ -133,7 +135,7 @@ static inline void ednn_pixel(const ednn_depthwise_words_t *p, const int8_t *fro
         } else {
             ednn_any_taps(words, from, out, taps, taps + count, out + each);
         }
-        words += each / 4 * (12 + 2 * count);
+        words += each / 4 * (16 + 2 * count);
         from++; /* to the next channel of the input, if there is one */
     }
 }

@@ -4,11 +4,11 @@
 
 #include "edgedl_nn.h"
 
-/* Of each four channels a..d there are 12 + 2 * taps words: four sums to begin with; of each tap the weights (a, c), (b, d) as
-   halves of two words; multiplier and offset of a, b, c, d. A result is saturate((sum * multiplier >> 32) + offset) >> 12) to
-   int8; whoever made the words has scaled weights and sums so that nothing overflows and that all is what two roundings give. */
+/* Of each four channels a..d there are 16 + 2 * taps words: four sums to begin with; of each tap the weights (a, c), (b, d) as
+   halves of two words; multiplier, addend and shift of a, b, c, d. A result is the sum times the multiplier, its upper word
+   rounded, plus the addend, shifted right, saturated to int8. Weights and sums are doubled for that (ops/depthwise.py). */
 typedef struct {
-    const int32_t *words; /* [out_c / 4][12 + 2 * taps] */
+    const int32_t *words; /* [out_c / 4][16 + 2 * taps] */
     int32_t zero;         /* of the input: what padding is filled with */
     int32_t least, largest;
     int32_t clamped; /* whether these are other than the limits of int8 */
