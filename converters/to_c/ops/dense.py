@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from .. import pairs
 from ..call import SCRATCH, Call, Constant, Features, Params, need, op, read, write
 from ..graph import Op
 from ..numerics import activation_limits
-from .convolution import constants, pair_constants, wide_constants
+from .convolution import constants, given_bias, pair_constants, wide_constants
+
+REST = 22  # bits of the scale of int16 with a bias behind those of the multiplier: together the 53 of a double
 
 
 @op("FULLY_CONNECTED", versions=14)
@@ -22,8 +26,7 @@ def fully_connected(one: Op, features: Features) -> Call:
     rows = x.elements // depth
     need(rows > 0 and rows * depth == x.elements and rows * out == y.elements, "its shapes do not fit")
     if x.dtype == y.dtype == "int16":
-        fields = {**wide_constants(one, weights.values, as_dense=True), "rows": rows, "depth": depth, "out": out}
-        params = Params("ednn_dense_s16_t", fields)
+        params = Params("ednn_dense_s16_t", {**_wide(one), "rows": rows, "depth": depth, "out": out})
         return Call("dense_s16", "ednn_dense_s16", (params, read(0), write(0)), macs=y.elements * depth)
     need(x.dtype == y.dtype == "int8", f"it computes in {x.dtype} and {y.dtype}; int8 and int16 are what is known")
     found = _blocks(one, rows) if "dsp" in features else None
@@ -54,3 +57,24 @@ def _blocks(one: Op, rows: int) -> Call | None:
         arguments=(Params("ednn_dense_blocks_t", fields), read(0), write(0), SCRATCH if depth % 4 else 0),
         scratch=padded.shape[1] if depth % 4 else 0, macs=y.elements * depth,
     )  # fmt: skip
+
+
+def _wide(one: Op) -> dict[str, int | Constant | None]:
+    """int16: LiteRT multiplies the sum by a double and rounds it once if there is a bias, else it computes as for int8."""
+    x, weights, y = one.input(0), one.input(1), one.outputs[0]
+    rows = weights.values.astype(np.int64)
+    given = one.inputs[2] if len(one.inputs) > 2 else None
+    fields = {**wide_constants(one, rows, as_dense=True), "rests": None}
+    most = 32768.0 * np.abs(rows).sum(1) + np.abs(given_bias(one, len(rows)).astype(np.float64))
+    need(bool((most < 1 << 31).all()), "its sums do not fit into 32 bits")
+    if given is None:
+        return {**fields, "bias": None}
+    parts = [math.frexp(float(x.scale) * float(s) / float(y.scale)) for s in np.resize(weights.scales, len(rows))]
+    need(all(f > 0 and -31 < e < 8 for f, e in parts), "a rescaling factor is too small or too large")
+    whole = [int(f * (1 << 53)) for f, _ in parts]
+    return {
+        **fields,
+        "multipliers": Constant(np.array([w >> REST for w in whole], np.int32)),
+        "rests": Constant(np.array([w % (1 << REST) for w in whole], np.int32)),
+        "shifts": Constant(np.array([e for _, e in parts], np.int8)),
+    }

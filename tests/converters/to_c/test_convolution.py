@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgedl.converters.to_c.call import Features
-from edgedl.converters.to_c.graph import read
+from edgedl.converters.to_c import pairs
+from edgedl.converters.to_c.call import Features, lower
+from edgedl.converters.to_c.graph import Unsupported, read
 
 from .harness import Firmware, Node, T, check, write
 
@@ -140,3 +142,80 @@ def test_nothing_is_read_or_written_outside(
     tmp_path: Path, features: Features, cases: list[dict[str, Any]], added: bool
 ) -> None:
     compare(tmp_path, model(tmp_path / "m.tflite", cases, added), features, sanitize=True)
+
+
+@SOME
+@given(cases=st.lists(layers(dtype="int16"), min_size=8, max_size=12))
+def test_int16(tmp_path: Path, cases: list[dict[str, Any]]) -> None:
+    compare(tmp_path, model(tmp_path / "m.tflite", cases))
+
+
+@pytest.mark.parametrize("features", [frozenset(), DSP])
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_int4_weights(tmp_path: Path, features: Features, per_channel: bool) -> None:
+    rng = np.random.default_rng(3)
+    weights = rng.integers(-7, 8, (6, 3, 3, 5)).astype(np.int8)
+    nibbles = weights.ravel() & 15
+    packed = (nibbles[::2] | nibbles[1::2] << 4).astype(np.uint8)
+    scales = rng.uniform(0.01, 0.1, 6 if per_channel else 1).astype(np.float32)
+    tensors = [
+        T((1, 9, 8, 5), "int8", 0.02, -5), T(weights.shape, "int4", scales, 0, packed),
+        T((6,), "int32", scales * np.float32(0.02), 0, rng.integers(-3000, 3000, 6).astype(np.int32)),
+        T((1, 7, 6, 6), "int8", 0.02, 3),
+    ]  # fmt: skip
+    options = {"padding": VALID, "strideH": 1, "strideW": 1}
+    node = Node("CONV_2D", [0, 1, 2], [3], options, "Conv2DOptions", 7)
+    compare(tmp_path, write(tmp_path / "m.tflite", tensors, [node], [0], [3]), features)
+
+
+CASE: dict[str, Any] = {
+    "dtype": "int8", "padding": SAME, "kernel_h": 3, "kernel_w": 3, "stride_h": 1, "stride_w": 1, "dilation_h": 1,
+    "dilation_w": 1, "h": 6, "w": 6, "groups": 1, "depth": 4, "out_c": 6, "in_zero": -3, "out_zero": -128, "other_zero": 0,
+    "sum_zero": 0, "per_channel": True, "gain": 1.0, "activation": 1, "seed": 3,
+}  # fmt: skip
+
+
+def test_dsp_kernels_are_used(tmp_path: Path) -> None:
+    op = read(model(tmp_path / "m.tflite", [CASE])).ops[0]
+    assert lower(op, DSP).kernel == "conv_blocks"
+    assert lower(op, frozenset()).kernel == "conv"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"out": (1, 7, 6, 6)}, {"out": (1, 6, 6, 5)}, {"in": (1, 6, 6, 6)}, {"in": (2, 6, 6, 4)}, {"in": (6, 6, 4)},
+     {"strideW": 0}, {"strideH": 2}, {"dilationHFactor": 0}, {"dilationWFactor": 1 << 30}, {"zero": 1}],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    tensors, node = layer(CASE, 0)
+    options = {**node.options, **{k: v for k, v in change.items() if k in node.options}}
+    tensors[0] = replace(tensors[0], shape=change.get("in", tensors[0].shape))
+    tensors[1] = replace(tensors[1], zero=change.get("zero", 0))
+    tensors[3] = replace(tensors[3], shape=change.get("out", tensors[3].shape))
+    path = write(tmp_path / "m.tflite", tensors, [replace(node, options=options)], [0], [3])
+    for features in (frozenset(), DSP):
+        with pytest.raises(Unsupported):
+            lower(read(path).ops[0], features)
+
+
+@pytest.mark.parametrize("shift", [-1, -5, -11, -12, -14, -18, -25, -31])
+@pytest.mark.parametrize("away", [False, True])
+def test_one_rounding_is_two(shift: int, away: bool) -> None:
+    """Every sum of a range, or those around each change of the result, against the reference's own arithmetic."""
+    rng = np.random.default_rng(-shift)
+    done = 0
+    for _ in range(6):
+        span = min(int(200 * 2**-shift), 1 << 30)
+        wanted = pairs.Reference(int(rng.integers(1 << 30, 1 << 31)), shift, int(rng.integers(-128, 128)), away=away)
+        low, high = (int(v) for v in np.sort(rng.integers(-span, span, 2)))
+        found = pairs.rescaling(wanted, low, high)
+        if found is None:
+            continue
+        done += 1
+        sums = {low, high, *(int(v) for v in rng.integers(low, high, 300)), *(x for x, _ in wanted.steps(low, high))}
+        for x in sums:
+            product = ((x - found.less) << found.shift) * found.multiplier
+            assert -(1 << 31) <= (x - found.less) << found.shift < 1 << 31
+            result = min(max(((product >> 32) + found.offset) >> pairs.FRACTION, -128), 127)
+            assert result == wanted(x)
+    assert done > 0 or away or shift < -12
