@@ -28,7 +28,7 @@ PAGE = 4096
 MAX_SOURCES = 256 << 20  # bytes of text
 KEPT = 100  # images in the cache
 _FLAGS = (
-    "-std=c99", "-ffreestanding", "-fno-stack-protector", "-ffunction-sections", "-fdata-sections", "-g0", "-w",
+    "-std=c99", "-ffreestanding", "-fno-stack-protector", "-ffunction-sections", "-fdata-sections", "-w",
     "-fno-unwind-tables", "-fno-asynchronous-unwind-tables", "-fno-strict-aliasing", "-fomit-frame-pointer", "-isystem", "lib",
 )  # fmt: skip
 _ZIG_FLAGS = ("-fno-sanitize=all", "-fno-PIC")
@@ -106,7 +106,10 @@ def build(
     start = time.perf_counter()
     program = toolchain.zig() if compiler == "zig" else toolchain.gcc()
     layers = max((int(i) for i in _LAYER.findall(sources[f"{name}.c"])), default=0) if mark else 0
-    flags = (f"-O{optimize}", *_FLAGS, *_for_core(core, compiler), *extra)
+    symbols = (
+        "-g1" if optimize == "s" and compiler == "zig" else "-g0"
+    )  # zig drops all symbols of what is small, but with -g
+    flags = (f"-O{optimize}", symbols, *_FLAGS, *_for_core(core, compiler), *extra)
     key = _digest(sources, name, arena_bytes, layers, flags, toolchain.version(program))
     kept = toolchain.cache_folder() / "firmware" / f"{key}.elf"
     data = _from_cache(kept)

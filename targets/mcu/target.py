@@ -310,7 +310,9 @@ class McuSession:
         """The estimate, and what it is made of."""
         timing = cycles.TIMINGS.get(self._target.processor.name)
         if counts.cycles is None or timing is None:
-            why = "one for each instruction: this core has no published timings, or capstone is not installed"
+            lacks = "there are no published timings of this core" if timing is None else "capstone is not installed"
+            lacks = "QEMU is asked for instructions only" if timing is not None and self._route() == "qemu" else lacks
+            why = f"one for each instruction: {lacks}"
             return {"total": counts.instructions, "estimate": True, "source": why}
         return {"total": counts.cycles, "estimate": True, "source": timing.source}
 

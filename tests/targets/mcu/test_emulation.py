@@ -104,6 +104,14 @@ def test_sizes_are_those_of_the_sections() -> None:
     assert net(optimize="s").sizes.code < sizes.code
 
 
+@pytest.mark.parametrize("optimize", ["2", "3", "s"])
+def test_every_optimization_gives_the_same_outputs(optimize: str) -> None:
+    found = Machine(net(optimize=optimize)).run([(0, X.tobytes())])
+    np.testing.assert_array_equal(outputs(found.arena), expected(X))
+    assert found.counts is not None
+    assert len(found.counts.layers) == 2
+
+
 def test_variables_are_set_before_main() -> None:
     body = "for (int i = 0; i < 5; i++) arena[i] = (uint8_t)(given[i] + cleared[i]);"
     source = broken(body, "volatile uint8_t given[5] = {1, 2, 3, 4, 5};\nvolatile uint8_t cleared[5];")
