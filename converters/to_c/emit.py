@@ -12,7 +12,7 @@ import numpy as np
 from ...artifact import Array
 from .call import Argument, Constant, Features, Params, Pointers, Ref
 from .graph import C_TYPES
-from .program import Program, Step
+from .program import Program, Step, variables
 
 HERE = Path(__file__).parent
 KERNELS = HERE / "kernels"
@@ -128,8 +128,14 @@ def header(program: Program, name: str) -> str:
                 f"#define {upper}_{label}_ZERO {tensor.zero_point}",
             ]
     macros = "\n".join(lines)
+    states = f"\n\n/* Forgets all earlier runs: call it before the first one. */\nvoid {name}_init(uint8_t *arena);"
     return _template("model.h.in").substitute(
-        name=name, upper=upper, arena=max(program.plan.total, 1), macros=macros, source=comment(graph.name)
+        name=name,
+        upper=upper,
+        init=states if variables(graph) else "",
+        arena=max(program.plan.total, 1),
+        macros=macros,
+        source=comment(graph.name),
     )
 
 
@@ -152,8 +158,20 @@ def code(program: Program, name: str) -> str:
     kernels = dict.fromkeys(f'#include "{step.call.kernel}.h"' for step in program.steps)
     return _template("model.c.in").substitute(
         name=name, includes="\n".join(kernels), constants="\n".join(constants.text), parameters="\n".join(parameters),
-        calls="\n".join(calls), source=comment(program.graph.name),
+        calls="\n".join(calls), source=comment(program.graph.name), init=_init(program, name),
     )  # fmt: skip
+
+
+def _init(program: Program, name: str) -> str:
+    """The function that makes real zeros of all values that are kept from run to run; none: nothing."""
+    lines = []
+    for tensor in variables(program.graph):
+        zero = tensor.zero_point % 256 if tensor.dtype == "int8" else 0
+        place = program.places[id(tensor)]
+        lines.append(
+            f"    for (uint32_t i = 0; i < {tensor.nbytes}u; i++) {{\n        arena[{place}u + i] = {zero};\n    }}"
+        )
+    return "\n".join(["", f"void {name}_init(uint8_t *arena)", "{", *lines, "}", ""]) if lines else ""
 
 
 class _Constants:

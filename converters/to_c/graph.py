@@ -25,7 +25,7 @@ C_TYPES = {
     "bool": "uint8_t",
 }
 _NUMPY = {"int8": np.int8, "uint8": np.uint8, "int16": np.int16, "int32": np.int32, "int64": np.int64, "bool": np.bool_,
-          "float32": np.float32}  # fmt: skip
+          "float32": np.float32, "float16": np.float16}  # fmt: skip
 _LIMITS = {
     "int8": (-128, 127), "int4": (-8, 7), "uint8": (0, 255), "int16": (-32768, 32767), "int32": (-(1 << 31), (1 << 31) - 1),
 }  # fmt: skip
@@ -45,6 +45,7 @@ class Tensor:
     zero_points: Array
     axis: int = 0
     data: Array | None = None
+    variable: bool = False  # it keeps its values from one run to the next, and is (really) zero before the first
 
     @property
     def is_quantized(self) -> bool:
@@ -190,11 +191,16 @@ class _Reader:
             raise ModelError(f"{self.name}: '{name}' has the absurd shape {given.shape}", next=DAMAGED)
         scales, zero_points, axis = _quantization(given)
         data, dtype = self._data(given), _tflite.type_name(given.type)
+        if dtype not in _NUMPY and dtype != "int4":
+            raise ConversionError(
+                f"{self.name}: '{name}' is of the type {dtype}, which firmware does not know",
+                next="quantize the model: edgedl compress MODEL --data DATA --quantize int8",
+            )
         per_channel = len(scales) > 1
         if per_channel and not (0 <= axis < len(given.shape) and len(scales) == given.shape[axis]):
             scales, axis = self._repaired(name, given, scales)
             zero_points = np.resize(zero_points, len(scales))
-        return Tensor(name, tuple(given.shape), dtype, scales, zero_points, axis, data)
+        return Tensor(name, tuple(given.shape), dtype, scales, zero_points, axis, data, bool(given.isVariable))
 
     def _repaired(self, name: str, given: Any, scales: Array) -> tuple[Array, int]:
         """The axis that scales can only be along where the file names another (old converters did)."""

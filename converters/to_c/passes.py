@@ -7,10 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 
+from ...artifact import Array
+from .call import lower
 from .graph import Graph, Op, Tensor
+from .strided import copied
 
 Pass = Callable[[Graph], Graph]
 LAYOUT = frozenset({"RESHAPE", "SQUEEZE", "EXPAND_DIMS"})  # the same bytes under another shape
+FOLDED = 1 << 20  # elements of a constant that is computed here, at most
 FUSED_INTO = frozenset({"CONV_2D"})  # operators whose kernels can add another tensor to each result
 
 
@@ -151,4 +155,41 @@ def _most_alive(graph: Graph) -> int:
     return most
 
 
-PASSES: tuple[Pass, ...] = (drop_unused, fold_pads, least_memory, fuse_additions)
+def fold_constants(graph: Graph) -> Graph:
+    """What depends on no input is computed here: shapes, filled tensors, constants that are only moved."""
+    known: dict[int, Tensor] = {}
+    kept: list[Op] = []
+    for op in graph.ops:
+        ready = op
+        if any(id(t) in known for t in op.inputs):
+            ready = replace(op, inputs=tuple(None if t is None else known.get(id(t), t) for t in op.inputs))
+        found = None if any(t is out for t in op.outputs for out in graph.outputs) else _folded(ready)
+        if found is None:
+            kept.append(ready)
+        else:
+            known |= {id(t): replace(t, data=values) for t, values in zip(op.outputs, found, strict=True)}
+    return replace(graph, ops=tuple(kept)) if known else graph
+
+
+def _folded(op: Op) -> list[Array] | None:
+    """The values of each output, where they can be told; None where they cannot."""
+    x = op.inputs[0] if op.inputs else None
+    if x is None or not op.outputs or any(t.elements > FOLDED for t in op.outputs):
+        return None
+    y = op.outputs[0]
+    if op.kind == "SHAPE" and y.shape == (len(x.shape),) and y.dtype in ("int32", "int64"):
+        return [np.array(x.shape, y.dtype)]
+    if any(t is not None and t.data is None for t in op.inputs):
+        return None
+    if op.kind in LAYOUT and x.elements == y.elements and x.dtype == y.dtype:
+        return [x.values.reshape(y.shape)]
+    if op.kind == "FILL" and len(op.inputs) == 2 and op.input(1).elements == 1 and op.input(1).dtype == y.dtype:
+        return [np.full(y.shape, op.input(1).values.ravel()[0])] if x.values.ravel().tolist() == list(y.shape) else None
+    try:
+        made = lower(op, frozenset())
+    except ValueError:
+        return None
+    return copied(op, made) if made.kernel == "copy" else None
+
+
+PASSES: tuple[Pass, ...] = (fold_constants, drop_unused, fold_pads, least_memory, fuse_additions)

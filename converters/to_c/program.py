@@ -35,23 +35,61 @@ class Program:
 
 def program(graph: Graph, features: Features = frozenset()) -> Program:
     """Choose kernels and places. Raises ConversionError with all operators that cannot be, at once."""
-    graph = simplified(graph)
-    stored = _storage(graph)
     steps, problems = [], []
-    for op in graph.ops:
-        if op.kind in LAYOUT:
-            continue
+    try:
+        graph = simplified(graph)
+    except (Unsupported, *_MISFITS) as reason:
+        problems.append(f"a pass over its operators: {reason}")
+    for op in graph.ops if not problems else ():
         try:
-            steps.append((op, lower(op, features)))
+            if op.kind in LAYOUT:
+                _check_layout(op)
+            else:
+                steps.append((op, lower(op, features)))
         except Unsupported as reason:
             problems.append(f"'{op.name}' ({op.kind}): {reason}")
+        except _MISFITS as error:
+            problems.append(f"'{op.name}' ({op.kind}): its tensors or options do not fit ({error})")
+    problems += _misplaced(graph)
     if problems:
         raise ConversionError(
             f"{graph.name} has {len(problems)} operator{'s' if len(problems) > 1 else ''} that firmware cannot have: "
             + "; ".join(problems),
             next="replace these layers, or run the .tflite with an interpreter (--format tflite)",
         )
-    return _placed(graph, steps, stored, features)
+    return _placed(graph, steps, _storage(graph), features)
+
+
+_MISFITS = (IndexError, KeyError, TypeError, OverflowError, ZeroDivisionError, ValueError)  # what odd shapes come to
+
+
+def _check_layout(op: Op) -> None:
+    """Raise Unsupported for a reshape that is none."""
+    x, y = op.input(0), op.outputs[0]
+    if len(op.outputs) != 1 or x.dtype != y.dtype or x.elements != y.elements:
+        raise Unsupported(f"it makes {y.dtype} {list(y.shape)} of {x.dtype} {list(x.shape)}")
+    if x.data is not None:
+        raise Unsupported("its input is a constant")
+
+
+def _misplaced(graph: Graph) -> list[str]:
+    """What cannot be about the tensors at the graph's ends, and about those that keep their values."""
+    found = [f"'{t.name}' is an output and a constant" for t in graph.outputs if t.data is not None]
+    found += [f"'{t.name}' is an input and a constant" for t in graph.inputs if t.data is not None]
+    found += [f"'{t.name}' has several scales" for t in (*graph.inputs, *graph.outputs) if len(t.scales) > 1]
+    for readers in graph.readers().values():
+        kept = [t for op in readers for t in op.inputs if t is not None and t.variable]
+        if len(kept) > 1:
+            found.append(f"'{kept[0].name}' keeps its values for several operators")
+    ends = {id(t) for t in (*graph.inputs, *graph.outputs)}
+    states = variables(graph)
+    return found + [f"'{t.name}' keeps its values and is an input or output" for t in states if id(t) in ends]
+
+
+def variables(graph: Graph) -> list[Tensor]:
+    """The tensors that keep their values from one run to the next, in the order of their operators."""
+    every = {id(t): t for op in graph.ops for t in op.inputs if t is not None and t.variable and t.data is None}
+    return list(every.values())
 
 
 def _storage(graph: Graph) -> dict[int, Tensor]:
@@ -82,6 +120,9 @@ def _placed(graph: Graph, steps: Sequence[tuple[Op, Call]], stored: dict[int, Te
     names: list[str] = []
     for tensor in graph.inputs:
         use(tensor, 0)
+    for tensor in variables(graph):
+        use(tensor, 0)
+        use(tensor, len(steps) + 1)
     scratches: list[int | None] = []
     for at, (op, call) in enumerate(steps, 1):
         for t in (*op.inputs, *op.outputs):
@@ -103,7 +144,12 @@ def _placed(graph: Graph, steps: Sequence[tuple[Op, Call]], stored: dict[int, Te
             if t is None or t.data is not None:
                 continue
             read = index[id(stored.get(id(t), t))]
-            if read != written and buffers[read].last == at and buffers[written].first == at and not _read_twice(op, i):
+            if (
+                read != written
+                and buffers[read].last == at
+                and buffers[written].first == at
+                and not _read_twice(op, i, stored)
+            ):
                 overlaps[read, written] = lead
     found = plan(buffers, overlaps)
     places = {id(t): found.offsets[index[id(stored.get(id(t), t))]]
@@ -114,9 +160,10 @@ def _placed(graph: Graph, steps: Sequence[tuple[Op, Call]], stored: dict[int, Te
     return Program(graph, tuple(made), places, found, features)
 
 
-def _read_twice(op: Op, index: int) -> bool:
-    """Whether another input of the operator is the same tensor, which may be read in another order."""
-    return sum(t is op.inputs[index] for t in op.inputs) > 1
+def _read_twice(op: Op, index: int, stored: dict[int, Tensor]) -> bool:
+    """Whether another input of the operator has the same bytes, which may be read in another order."""
+    roots = [None if t is None else stored.get(id(t), t) for t in op.inputs]
+    return sum(t is roots[index] for t in roots) > 1
 
 
 def _tensors(graph: Graph) -> list[Tensor]:

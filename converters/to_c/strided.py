@@ -165,6 +165,27 @@ def moved(
     )  # fmt: skip
 
 
+def copied(one: Op, call: Call) -> list[Array]:
+    """The outputs of a call of `ednn_copy` whose inputs are all constant."""
+    params, ins, outs = call.arguments
+    assert isinstance(params, Params)
+    assert isinstance(ins, Pointers)
+    assert isinstance(outs, Pointers)
+    table, fill = params.fields["boxes"], params.fields["fill"]
+    assert isinstance(table, Constant)
+    assert isinstance(fill, int)
+    given = [np.ascontiguousarray(one.input(r.index).values).reshape(-1).view(np.uint8) for r in ins.refs]
+    made = [np.full(one.outputs[r.index].shape, fill, one.input(ins.refs[0].index).values.dtype) for r in outs.refs]
+    flat = [m.reshape(-1).view(np.uint8) for m in made]
+    for row in table.values.tolist():
+        source, target = np.arange(row[4]) + row[2], np.arange(row[4]) + row[3]
+        for size, i, o in np.array(row[5:], np.int64).reshape(-1, 3)[::-1].tolist():
+            source = (np.arange(size)[:, None] * i + source).ravel()
+            target = (np.arange(size)[:, None] * o + target).ravel()
+        flat[row[1]][target] = given[row[0]][source]
+    return made
+
+
 def _row(run: _Run, rank: int) -> list[int]:
     """A box as copy.h has it."""
     b, w = run.box, run.width
