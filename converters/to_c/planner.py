@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 ALIGN = 4  # bytes; what double-word and multiple loads of a Cortex-M need
-TRIES = 400  # orders in which buffers are laid down, at most
+TRIES = 2000  # orders in which buffers are laid down, at most
 
 
 @dataclass(frozen=True, slots=True)
