@@ -37,7 +37,7 @@ def conv_2d(one: Op, features: Features) -> Call:
         return _wide(one, made)
     need(x.dtype == y.dtype == "int8", f"it computes in {x.dtype} and {y.dtype}; int8 and int16 are what is known")
     alone = one if one.epilogue is None else replace(one, outputs=(one.epilogue.input(0),), epilogue=None)
-    found = _blocks(alone, made) if "dsp" in features else None
+    found = _blocks(alone, _flat(made)) if "dsp" in features else None
     return _added(one, found or _plain(alone, made))
 
 
@@ -74,7 +74,7 @@ def _blocks(one: Op, made: dict[str, int]) -> Call | None:
     return Call(
         kernel="conv_blocks", function="ednn_conv_blocks_s8",
         arguments=(Params("ednn_conv_blocks_t", fields), read(0), write(0), SCRATCH),
-        scratch=2 * LANES * depth + _whole(run) + _whole(left),
+        scratch=2 * LANES * depth + _whole(run) + LANES * _whole(left),
         overlap={0: _lead(made, lanes)} if groups == 1 else {}, macs=y.elements * run * weights.shape[1],
     )  # fmt: skip
 
@@ -89,8 +89,14 @@ def _added(one: Op, call: Call) -> Call:
     need(other.shape == one.outputs[0].shape and other.dtype == "int8", "what is added to it has another shape")
     assert isinstance(params, Params)
     sums = addition(add, add.input(0), other, one.outputs[0])
-    fields = {**{f"conv.{k}": v for k, v in params.fields.items()}, **{f"add.{k}": v for k, v in sums.items()}}
-    pixels = LANES if call.kernel == "conv_blocks" else 1
+    fields: dict[str, int | Constant | None] = {
+        **{f"conv.{k}": v for k, v in params.fields.items()},
+        **{f"add.{k}": v for k, v in sums.items()},
+    }
+    pixels = 1
+    if call.kernel == "conv_blocks":
+        pixels, found = LANES, pairs.addition_at_once(sums) or (0, 0, 0, 0)
+        fields |= {f"quick.{k}": v for k, v in zip(("a", "b", "offset", "shift"), found, strict=True)}
     return replace(
         call, function=call.function.replace("_s8", "_add_s8"), scratch=call.scratch + _whole(pixels * other.shape[3]),
         arguments=(Params(params.type.replace("_t", "_add_t"), fields), read(0), read(3), write(0), SCRATCH),
@@ -113,6 +119,15 @@ def _wide(one: Op, made: dict[str, int]) -> Call:
 def _whole(count: int) -> int:
     """Bytes up to a multiple of 4."""
     return -(-count // 4) * 4
+
+
+def _flat(made: dict[str, int]) -> dict[str, int]:
+    """A convolution of single pixels with one row of all of them, which keeps its overlap."""
+    steps = {made[k] for k in ("kernel_h", "kernel_w", "stride_h", "stride_w")}
+    if steps != {1} or made["pad_top"] or made["pad_left"]:
+        return made
+    pixels = made["out_h"] * made["out_w"]
+    return {**made, "in_h": 1, "in_w": pixels, "out_h": 1, "out_w": pixels}
 
 
 def _lead(made: dict[str, int], at_once: int) -> int:

@@ -20,11 +20,16 @@ typedef struct {
 } ednn_conv_blocks_t;
 
 typedef struct {
+    int32_t a, b, offset, shift; /* x + y is saturate((x * a + y * b + offset) >> shift) to int8; a is 0 where that is not so */
+} ednn_add_quick_t;
+
+typedef struct {
     ednn_conv_blocks_t conv;
     ednn_add_one_t add;
+    ednn_add_quick_t quick;
 } ednn_conv_blocks_add_t;
 
-/* scratch: 8 * depth bytes of lanes, a row of the kernel and what is left of its rows, each up to a multiple of 4. */
+/* scratch: 8 * depth bytes of lanes, a row of the kernel, 4 times what is left of its rows, each up to a multiple of 4. */
 void ednn_conv_blocks_s8(const ednn_conv_blocks_t *p, const int8_t *in, int8_t *out, void *scratch);
 
 /* The same, then added to `other` of the output's shape; `out` may be `other`. scratch: 4 * out_c bytes more. */

@@ -52,6 +52,17 @@ static inline int32_t ednn_high_round(int32_t a, int32_t b)
 #endif
 }
 
+static inline int32_t ednn_saturate8(int32_t x)
+{
+#if defined(__ARM_FEATURE_DSP) && __ARM_FEATURE_DSP && defined(__GNUC__)
+    int32_t found;
+    __asm__("ssat %0, #8, %1" : "=r"(found) : "r"(x));
+    return found;
+#else
+    return ednn_clamp(x, -128, 127);
+#endif
+}
+
 /* The two halves of activations of 4 int8 in a word: (x0, x2) and (x1, x3). */
 static inline uint32_t ednn_even(uint32_t x)
 {
