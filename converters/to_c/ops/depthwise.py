@@ -62,13 +62,22 @@ def _words(one: Op, shapes: dict[str, int]) -> Call | None:
     kernel = "words" if each == 1 else "spread"
     params = {
         "words": Constant(words), "zero": fields["zero"], "least": limits[0], "largest": limits[1],
-        "clamped": int(limits != (-128, 127)), **shapes, "each": each,
+        "clamped": int(limits != (-128, 127)), **flat(shapes), "each": each,
     }  # fmt: skip
     return Call(
         kernel=f"depthwise_{kernel}", function=f"ednn_depthwise_{kernel}_s8",
         arguments=(Params("ednn_depthwise_words_t", params), read(0), write(0), SCRATCH),
         scratch=4 * taps + shapes["in_c"], overlap={0: lead(shapes, 1)}, macs=_macs(shapes),
     )  # fmt: skip
+
+
+def flat(shapes: dict[str, int]) -> dict[str, int]:
+    """A convolution along one column as the same along one row, where more pixels follow each other."""
+    if any(shapes[f"{name}_w"] != 1 for name in ("in", "out", "kernel")) or shapes["pad_left"]:
+        return shapes
+    turned = {"_h": "_w", "_w": "_h", "pad_top": "pad_left", "pad_left": "pad_top"}
+    swapped = {key: turned.get(key, key[:-2] + turned.get(key[-2:], key[-2:])) for key in shapes}
+    return {swapped[key]: value for key, value in shapes.items()}
 
 
 def scaled_words(one: Op, fields: dict[str, Any]) -> Array | None:

@@ -6,12 +6,21 @@
 
 #include "depthwise_words.h"
 
-/* Both functions compute the channels of one pixel, from `out` to `end`, with the words at `words` and on. */
+/* A run of pixels whose windows have the same shape: the channels from `out` to `end` with the words at `words` and on; then,
+   until `last`, `pixel` bytes further those of the next pixel, whose window begins `advance` bytes behind the last tap's. */
+typedef struct {
+    int8_t *out;
+    const int8_t *end, *last;
+    int32_t advance, pixel;
+} ednn_run_t;
 
 #if defined(__ARM_FEATURE_DSP) && __ARM_FEATURE_DSP && defined(__GNUC__)
 
+#if defined(__clang__)
 #define EDNN_NAKED __attribute__((naked, noinline, unused))
-#define EDNN_UNUSED __attribute__((unused))
+#else /* what the assembly does to registers is not seen by gcc, which must not reckon with it either */
+#define EDNN_NAKED __attribute__((naked, noinline, noipa, unused))
+#endif
 
 /* r0 words, r1 from, r2 out; r4..r7 the sums of the channels a..d; r8..r11 for the moment. */
 #if EDNN_SPREAD
@@ -38,28 +47,35 @@
     EDNN_RESULT("r4") EDNN_RESULT("r5") EDNN_RESULT("r6") EDNN_RESULT("r7")                                                   \
     "bfi r4, r5, #8, #8\n\tbfi r4, r6, #16, #8\n\tbfi r4, r7, #24, #8\n\tstr r4, [r2], #4\n\t"
 
-/* A window of 3 x 3 that begins at `from`: `step` bytes from tap to tap, `down` from row to row. */
-EDNN_NAKED static void ednn_nine_taps(const int32_t *words EDNN_UNUSED, const int8_t *from EDNN_UNUSED, int8_t *out EDNN_UNUSED,
-                                      int32_t step EDNN_UNUSED, int32_t down EDNN_UNUSED, const int8_t *end EDNN_UNUSED)
+#define EDNN_PARAMETER __attribute__((unused))
+#define EDNN_BEGIN "push {r3-r11, lr}\n\tldr r2, [r3]\n\t" /* [sp]: the run; [sp, #40] and on: the other parameters */
+#define EDNN_NEXT_PIXEL /* all channels are done: r8 the run */                                                               \
+    "ldrd r10, r11, [r8, #8]\n\tcmp r2, r10\n\tldr r9, [r8, #16]\n\tldr r0, [sp, #44]\n\tadd r1, r1, r11\n\t"
+
+/* Windows of 3 x 3, the first at `from`: `step` bytes from tap to tap, `down` from row to row. */
+EDNN_NAKED static void ednn_nine_taps(const int32_t *words EDNN_PARAMETER, const int8_t *from EDNN_PARAMETER,
+                                      int32_t step EDNN_PARAMETER, const ednn_run_t *run EDNN_PARAMETER,
+                                      int32_t down EDNN_PARAMETER, const int32_t *again EDNN_PARAMETER)
 {
-    __asm__ volatile("push {r4-r11, lr}\n\t"
-                     "ldrd r12, lr, [sp, #36]\n"
+    __asm__ volatile("mov r12, r2\n\t" EDNN_BEGIN
+                     "ldr lr, [r3, #4]\n\tmov r3, r12\n\tldr r12, [sp, #40]\n"
                      "1:\tldm r0!, {r4-r7}\n\t"
                      EDNN_ROW "add r1, r1, r12\n\t"
                      EDNN_ROW "add r1, r1, r12\n\t"
                      EDNN_ROW "sub r1, r1, r12, lsl #1\n\t" EDNN_NEXT
                      EDNN_RESULTS
                      "cmp r2, lr\n\tbne 1b\n\t"
-                     "pop {r4-r11, pc}");
+                     "ldr r8, [sp]\n\t" EDNN_NEXT_PIXEL "add lr, lr, r9\n\tbne 1b\n\t"
+                     "pop {r3-r11, pc}");
 }
 
-/* Taps at `from` plus the offsets from `taps` to `last`. */
-EDNN_NAKED static void ednn_any_taps(const int32_t *words EDNN_UNUSED, const int8_t *from EDNN_UNUSED, int8_t *out EDNN_UNUSED,
-                                     const int32_t *taps EDNN_UNUSED, const int32_t *last EDNN_UNUSED,
-                                     const int8_t *end EDNN_UNUSED)
+/* Taps at `from` plus the offsets from `taps` to `stop`. */
+EDNN_NAKED static void ednn_any_taps(const int32_t *words EDNN_PARAMETER, const int8_t *from EDNN_PARAMETER,
+                                     const int32_t *taps EDNN_PARAMETER, ednn_run_t *run EDNN_PARAMETER,
+                                     const int32_t *stop EDNN_PARAMETER, const int32_t *again EDNN_PARAMETER)
 {
-    __asm__ volatile("push {r4-r11, lr}\n\t"
-                     "ldr r12, [sp, #36]\n"
+    __asm__ volatile("mov r12, r2\n\t" EDNN_BEGIN
+                     "mov r3, r12\n\tldr r12, [sp, #40]\n"
                      "1:\tldm r0!, {r4-r7}\n\t"
                      "mov lr, r3\n\t"
                      "sub r8, r12, r3\n\tlsls r8, r8, #29\n\tbpl 2f\n\t" /* an odd number of taps: one by itself */
@@ -67,8 +83,9 @@ EDNN_NAKED static void ednn_any_taps(const int32_t *words EDNN_UNUSED, const int
                      "2:\tcmp lr, r12\n\tbeq 4f\n"
                      "3:\t" EDNN_TAP EDNN_TAP "cmp lr, r12\n\tbne 3b\n"
                      "4:\t" EDNN_NEXT EDNN_RESULTS
-                     "ldr r8, [sp, #40]\n\tcmp r2, r8\n\tbne 1b\n\t"
-                     "pop {r4-r11, pc}");
+                     "ldr r8, [sp]\n\tldr r9, [r8, #4]\n\tcmp r2, r9\n\tbne 1b\n\t"
+                     EDNN_NEXT_PIXEL "add r9, r9, r2\n\tstr r9, [r8, #4]\n\tbne 1b\n\t"
+                     "pop {r3-r11, pc}");
 }
 
 #else /* the same in C */
@@ -79,13 +96,14 @@ static inline int32_t ednn_half(int32_t word, int top)
     return (int32_t)bits - (bits >= 0x8000u ? 0x10000 : 0);
 }
 
-static inline void ednn_any_taps(const int32_t *words, const int8_t *from, int8_t *out, const int32_t *taps,
-                                 const int32_t *last, const int8_t *end)
+static inline void ednn_any_taps(const int32_t *words, const int8_t *from, const int32_t *taps, ednn_run_t *run,
+                                 const int32_t *stop, const int32_t *again)
 {
-    for (; out != end; out += 4, from += EDNN_SPREAD ? 0 : 4) {
+    int8_t *out = run->out;
+    while (out != run->last) {
         uint32_t sums[4] = {(uint32_t)words[0], (uint32_t)words[1], (uint32_t)words[2], (uint32_t)words[3]};
         words += 4;
-        for (const int32_t *tap = taps; tap != last; tap++, words += 2) {
+        for (const int32_t *tap = taps; tap != stop; tap++, words += 2) {
             for (int32_t i = 0; i < 4; i++) {
                 sums[i] += (uint32_t)(from[*tap + (EDNN_SPREAD ? 0 : i)] * ednn_half(words[i % 2], i > 1));
             }
@@ -93,19 +111,25 @@ static inline void ednn_any_taps(const int32_t *words, const int8_t *from, int8_
         for (int32_t i = 0; i < 4; i++, words += 3) {
             const int64_t product = (int64_t)(int32_t)sums[i] * words[0];
             const int32_t scaled = (int32_t)((product + ((int64_t)1 << 31)) >> 32) + words[1];
-            out[i] = (int8_t)ednn_clamp(scaled >> words[2], INT8_MIN, INT8_MAX);
+            *out++ = (int8_t)ednn_clamp(scaled >> words[2], INT8_MIN, INT8_MAX);
+        }
+        from += EDNN_SPREAD ? 0 : 4;
+        if (out == run->end) {
+            words = again;
+            from += run->advance;
+            run->end += run->pixel;
         }
     }
 }
 
-static inline void ednn_nine_taps(const int32_t *words, const int8_t *from, int8_t *out, int32_t step, int32_t down,
-                                  const int8_t *end)
+static inline void ednn_nine_taps(const int32_t *words, const int8_t *from, int32_t step, ednn_run_t *run, int32_t down,
+                                  const int32_t *again)
 {
     int32_t taps[9];
     for (int32_t i = 0; i < 9; i++) {
         taps[i] = i / 3 * down + i % 3 * step;
     }
-    ednn_any_taps(words, from, out, taps, taps + 9, end);
+    ednn_any_taps(words, from, taps, run, taps + 9, again);
 }
 
 #endif
@@ -123,28 +147,40 @@ static void ednn_find_taps(const ednn_depthwise_words_t *p, int32_t top, int32_t
     }
 }
 
-/* All channels of a pixel; `taps`: NULL for a window of 3 x 3 within the input. */
-static inline void ednn_pixel(const ednn_depthwise_words_t *p, const int8_t *from, int8_t *out, const int32_t *taps)
+/* `pixels` in a row with the same window; `taps`: NULL for 3 x 3 within the input. */
+static inline void ednn_pixels(const ednn_depthwise_words_t *p, const int8_t *from, int8_t *out, const int32_t *taps,
+                               int32_t pixels)
 {
     const int32_t count = p->kernel_h * p->kernel_w;
     const int32_t *words = p->words;
     const int32_t each = EDNN_SPREAD ? p->each : p->out_c;
-    for (const int8_t *end = out + p->out_c; out != end; out += each) {
+    for (int8_t *end = out + p->out_c; out != end; out += each) {
+        const int8_t *last = out + (pixels - 1) * p->out_c + each;
+        const int32_t advance = p->stride_w * p->in_c - (EDNN_SPREAD ? 0 : p->in_c);
+        ednn_run_t run = {out, out + each, last, advance, p->out_c};
         if (taps == NULL) {
-            ednn_nine_taps(words, from, out, p->in_c, p->in_w * p->in_c * p->dilation_h, out + each);
+            ednn_nine_taps(words, from, p->in_c, &run, p->in_w * p->in_c * p->dilation_h, words);
         } else {
-            ednn_any_taps(words, from, out, taps, taps + count, out + each);
+            ednn_any_taps(words, from, taps, &run, taps + count, words);
         }
         words += each / 4 * (16 + 2 * count);
         from++; /* to the next channel of the input, if there is one */
     }
 }
 
-static inline void ednn_clamp_pixel(const ednn_depthwise_words_t *p, int8_t *out)
+static inline void ednn_clamp_all(const ednn_depthwise_words_t *p, int8_t *out, int32_t count)
 {
-    for (int32_t o = 0; o < p->out_c; o++) {
-        out[o] = (int8_t)ednn_clamp(out[o], p->least, p->largest);
+    for (int32_t i = 0; i < count; i++) {
+        out[i] = (int8_t)ednn_clamp(out[i], p->least, p->largest);
     }
+}
+
+/* The first pixel of a row whose window ends right of the input (or below it, of a column). */
+static inline int32_t ednn_last_inner(int32_t size, int32_t reach, int32_t pad, int32_t stride, int32_t out)
+{
+    const int32_t room = size - reach + pad;
+    const int32_t found = room < 0 ? 0 : room / stride + 1;
+    return found < out ? found : out;
 }
 
 /* The whole layer. */
@@ -153,6 +189,8 @@ static inline void ednn_depthwise_pixels(const ednn_depthwise_words_t *p, const 
     int32_t *taps = (int32_t *)scratch;
     int8_t *zeros = (int8_t *)(taps + p->kernel_h * p->kernel_w);
     const int nine = p->kernel_w == 3 && p->kernel_h == 3 && p->dilation_w == 1;
+    const int32_t end = ednn_last_inner(p->in_w, (p->kernel_w - 1) * p->dilation_w + 1, p->pad_left, p->stride_w, p->out_w);
+    const int together = p->each == p->out_c || p->each == 1; /* of one pixel's channels none is read after a later pixel's */
     int known = 0; /* whether `taps` are those of a window within the input */
     for (int32_t c = 0; c < p->in_c; c++) {
         zeros[c] = (int8_t)p->zero;
@@ -160,18 +198,20 @@ static inline void ednn_depthwise_pixels(const ednn_depthwise_words_t *p, const 
     for (int32_t y = 0; y < p->out_h; y++) {
         const int32_t top = y * p->stride_h - p->pad_top;
         const int inside = top >= 0 && top + (p->kernel_h - 1) * p->dilation_h < p->in_h;
-        for (int32_t x = 0; x < p->out_w; x++) {
+        for (int32_t x = 0; x < p->out_w;) {
             const int32_t left = x * p->stride_w - p->pad_left;
-            const int inner = inside && left >= 0 && left + (p->kernel_w - 1) * p->dilation_w < p->in_w;
+            const int inner = inside && left >= 0 && x < end;
+            const int32_t pixels = inner && together ? end - x : 1;
             if (!(inner && (nine || known))) {
                 ednn_find_taps(p, top, left, inner, (int32_t)(zeros - in), taps);
                 known = inner;
             }
-            ednn_pixel(p, inner ? in + (top * p->in_w + left) * p->in_c : in, out, nine && inner ? NULL : taps);
+            ednn_pixels(p, inner ? in + (top * p->in_w + left) * p->in_c : in, out, nine && inner ? NULL : taps, pixels);
             if (p->clamped) {
-                ednn_clamp_pixel(p, out);
+                ednn_clamp_all(p, out, pixels * p->out_c);
             }
-            out += p->out_c;
+            out += pixels * p->out_c;
+            x += pixels;
         }
     }
 }
