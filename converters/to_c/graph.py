@@ -89,6 +89,7 @@ class Op:
     outputs: tuple[Tensor, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
     version: int = 1
+    intermediates: tuple[Tensor, ...] = ()  # tensors that exist only for their scales: those of an LSTM
     epilogue: Op | None = None  # an elementwise operator done on each result at once; its other input is `inputs[-1]`
 
     @property
@@ -227,7 +228,9 @@ class _Reader:
         options = {} if op.builtinOptions is None else dict(vars(op.builtinOptions))
         inputs = tuple(None if i < 0 else self.tensor(i) for i in op.inputs)
         version = int(self.model.operatorCodes[op.opcodeIndex].version)
-        return Op(_tflite.op_name(self.model, op), inputs, tuple(self.tensor(i) for i in op.outputs), options, version)
+        outputs = tuple(self.tensor(i) for i in op.outputs)
+        between = tuple(self.tensor(i) for i in _tflite.indices(op.intermediates))
+        return Op(_tflite.op_name(self.model, op), inputs, outputs, options, version, between)
 
     def _check_types(self, graph: Graph) -> None:
         """Raise ConversionError for a float model."""

@@ -77,12 +77,9 @@ def _misplaced(graph: Graph) -> list[str]:
     found = [f"'{t.name}' is an output and a constant" for t in graph.outputs if t.data is not None]
     found += [f"'{t.name}' is an input and a constant" for t in graph.inputs if t.data is not None]
     found += [f"'{t.name}' has several scales" for t in (*graph.inputs, *graph.outputs) if len(t.scales) > 1]
-    for readers in graph.readers().values():
-        kept = [t for op in readers for t in op.inputs if t is not None and t.variable]
-        if len(kept) > 1:
-            found.append(f"'{kept[0].name}' keeps its values for several operators")
     ends = {id(t) for t in (*graph.inputs, *graph.outputs)}
-    states = variables(graph)
+    states, readers = variables(graph), graph.readers()
+    found += [f"'{t.name}' keeps its values for several operators" for t in states if len(readers[id(t)]) > 1]
     return found + [f"'{t.name}' keeps its values and is an input or output" for t in states if id(t) in ends]
 
 

@@ -18,7 +18,7 @@ from edgedl.converters import _tflite
 from edgedl.converters.to_c.call import Features
 from edgedl.converters.to_c.emit import sources
 from edgedl.converters.to_c.graph import read
-from edgedl.converters.to_c.program import Program, program
+from edgedl.converters.to_c.program import Program, program, variables
 
 TYPES = {"float32": 0, "int32": 2, "uint8": 3, "int64": 4, "bool": 6, "int16": 7, "int8": 9, "int4": 17}
 FLAGS = ["-std=c99", "-O2", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-fPIC", "-shared"]
@@ -37,6 +37,7 @@ class T:
     zero: Any = 0
     data: Any = None
     axis: int = 0
+    variable: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Node:
     options: Mapping[str, Any] = field(default_factory=dict)
     table: str = ""
     version: int = 1
+    intermediates: Sequence[int] = ()
 
 
 def write(
@@ -63,6 +65,7 @@ def write(
     for i, given in enumerate(tensors):
         tensor = fb.TensorT()
         tensor.shape, tensor.type, tensor.name = list(given.shape), TYPES[given.dtype], f"t{i}".encode()
+        tensor.isVariable = given.variable
         if given.scale is not None:
             q = tensor.quantization = fb.QuantizationParametersT()
             q.scale = np.atleast_1d(np.asarray(given.scale, np.float32))
@@ -79,6 +82,7 @@ def write(
         op = fb.OperatorT()
         op.opcodeIndex = _tflite.opcode(model, code, node.version)
         op.inputs, op.outputs = list(node.inputs), list(node.outputs)
+        op.intermediates = list(node.intermediates) or None
         if node.table:
             op.builtinOptionsType = getattr(fb.BuiltinOptions, node.table)
             op.builtinOptions = getattr(fb, f"{node.table}T")()
@@ -127,7 +131,10 @@ class Firmware:
         self.sanitize = sanitize
         flags = [f for f in FLAGS if not (sanitize and f in ("-fPIC", "-shared"))]
         if sanitize:
-            (folder / "main.c").write_text(MAIN)
+            begun = (
+                "model_init(arena); model_invoke(arena);" if variables(self.program.graph) else "model_invoke(arena);"
+            )
+            (folder / "main.c").write_text(MAIN.replace("model_invoke(arena);", begun))
             code.append("main.c")
         out = "model.bin" if sanitize else f"model{next(_COUNT)}.so"
         command = [COMPILER, *flags, *(SANITIZE if sanitize else []), "-o", out, *code]
@@ -137,19 +144,25 @@ class Firmware:
 
     def run(self, feeds: Sequence[Sequence[Any]]) -> list[list[Any]]:
         """Outputs for each feed."""
-        return self._apart(feeds) if self.sanitize else [self._once(feed) for feed in feeds]
+        return self._apart(feeds) if self.sanitize else [self.sequence([feed])[0] for feed in feeds]
 
-    def _once(self, feed: Sequence[Any]) -> list[Any]:
+    def sequence(self, feeds: Sequence[Sequence[Any]]) -> list[list[Any]]:
+        """Outputs for feeds that follow one another: tensors that keep their values are zero only before the first."""
         size = max(self.program.plan.total, 1)
         guarded = np.full(size + 128, 0xA5, np.uint8)
         skip = 64 - guarded.ctypes.data % 64 if guarded.ctypes.data % 64 else 64
         arena = guarded[skip : skip + size]
-        self._fill(arena, feed)
         assert self.library is not None
-        self.library.model_invoke(ctypes.c_void_p(arena.ctypes.data))
+        if variables(self.program.graph):
+            self.library.model_init(ctypes.c_void_p(arena.ctypes.data))
+        found = []
+        for feed in feeds:
+            self._fill(arena, feed)
+            self.library.model_invoke(ctypes.c_void_p(arena.ctypes.data))
+            found.append(self._outputs(arena))
         assert (guarded[:skip] == 0xA5).all(), "bytes before the arena were written"
         assert (guarded[skip + size :] == 0xA5).all(), "bytes behind the arena were written"
-        return self._outputs(arena)
+        return found
 
     def _fill(self, arena: Any, feed: Sequence[Any]) -> None:
         graph = self.program.graph

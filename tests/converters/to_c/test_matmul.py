@@ -7,8 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from edgedl.converters.to_c.graph import read
+from edgedl.converters.to_c.program import program
+from edgedl.errors import ConversionError
 
 from .batch import Batch, ints, scale, seeds, some
 from .harness import Node, T, check, write
@@ -116,3 +121,44 @@ def test_floats_at_the_border(tmp_path: Path, rng: Any) -> None:
     found = made.run([beyond])[0]
     for out, t, most in zip(found, tensors[1::3], (127, 0, 32767), strict=True):
         np.testing.assert_array_equal(out, np.float32(t.scale) * np.float32(most - t.zero))
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "y", "options", "reason"),
+    [
+        ("BATCH_MATMUL", [T([2, 3], scale=0.1), T([4, 2], scale=0.1)], T([2, 2], scale=0.1), {}, "do not fit"),
+        ("BATCH_MATMUL", [T([2, 3], scale=0.1), T([3, 2], scale=0.1)], T([2, 3], scale=0.1), {}, "its output"),
+        ("BATCH_MATMUL", [T([2, 3], scale=10.0), T([3, 2], scale=10.0)], T([2, 2], scale=0.1), {}, "too small"),
+        ("BATCH_MATMUL", [T([2, 3], scale=0.1), T([3, 2], "int16", 0.1)], T([2, 2], scale=0.1), {}, "int16"),
+        ("QUANTIZE", [T([4], scale=0.1)], T([4], "int16", 0.1), {}, "from int8 to int16"),
+        ("QUANTIZE", [T([4], scale=0.1)], T([5], scale=0.1), {}, "do not fit"),
+        ("DEQUANTIZE", [T([4], scale=0.1)], T([4], "int32"), {}, "to int32"),
+        ("CAST", [T([4], "int32")], T([4], "float32"), {}, "float32"),
+    ],
+)
+def test_what_is_refused(
+    tmp_path: Path, kind: str, inputs: list[T], y: T, options: dict[str, Any], reason: str
+) -> None:
+    node = Node(kind, list(range(len(inputs))), [len(inputs)], options, "BatchMatMulOptions" if "MAT" in kind else "")
+    path = write(tmp_path / "m.tflite", [*inputs, y], [node], list(range(len(inputs))), [len(inputs)])
+    with pytest.raises(ConversionError, match=reason):
+        program(read(path))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"), [("weights", "channels"), ("stride", "strides"), ("size", "its output does not fit")]
+)
+def test_transposed_convolutions_that_cannot_be(tmp_path: Path, change: str, reason: str) -> None:
+    kernel = np.ones((3, 2, 2, 5 if change == "weights" else 4), np.int8)
+    out = T([1, 8 if change == "size" else 6, 6, 3], scale=0.1)
+    tensors = [ints(*out.shape), T(kernel.shape, scale=0.01, data=kernel), T([1, 3, 3, 4], scale=0.1), out]
+    options = {"padding": 1, "strideH": 0 if change == "stride" else 2, "strideW": 2}
+    path = write(
+        tmp_path / "m.tflite",
+        tensors,
+        [Node("TRANSPOSE_CONV", [0, 1, 2], [3], options, "TransposeConvOptions")],
+        [2],
+        [3],
+    )
+    with pytest.raises(ConversionError, match=reason):
+        program(read(path))

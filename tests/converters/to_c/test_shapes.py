@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgedl.converters.to_c.graph import read
+from edgedl.converters.to_c.program import program
+from edgedl.errors import ConversionError
+
 from .batch import Batch, drawn, ints, scale, seeds, some
-from .harness import T
+from .harness import Node, T, check, write
 
 
 def like(x: T, shape: Any) -> T:
@@ -191,3 +196,82 @@ def test_all_that_moves_values(tmp_path: Path, rng: Any, sanitize: bool) -> None
     for add in KINDS * 4:
         add(batch, rng)
     batch.check(tmp_path, rng, sanitize=sanitize)
+
+
+@given(seeds, st.booleans())
+@some
+def test_rows_by_computed_indices(tmp_path: Path, rng: Any, sanitize: bool) -> None:
+    """GATHER along any axis, GATHER_ND, EMBEDDING_LOOKUP with indices that are inputs."""
+    tensors: list[T] = []
+    nodes, feed = [], []
+    for _ in range(4):
+        x = T(any_shape(rng, 2, 5), "int8", scale(rng), 1)
+        along, at = int(rng.integers(0, len(x.shape))), len(tensors)
+        shape = any_shape(rng, 1, 3)
+        out = like(x, [*x.shape[:along], *shape, *x.shape[along + 1 :]])
+        tensors += [x, T(shape, "int32"), out]
+        nodes.append(Node("GATHER", [at, at + 1], [at + 2], {"axis": along}, "GatherOptions", 2))
+        feed += [drawn(rng, x), rng.integers(0, x.shape[along], shape).astype(np.int32)]
+        depth = int(rng.integers(1, len(x.shape) + 1))
+        tensors += [x, T([3, depth], "int32"), like(x, [3, *x.shape[depth:]])]
+        nodes.append(Node("GATHER_ND", [at + 3, at + 4], [at + 5], version=2))
+        feed += [drawn(rng, x), np.stack([rng.integers(0, d, 3) for d in x.shape[:depth]], -1).astype(np.int32)]
+        table = T(x.shape, "int8", x.scale, 1, data=drawn(rng, x))
+        tensors += [T([2], "int32"), table, like(x, [2, *x.shape[1:]])]
+        nodes.append(Node("EMBEDDING_LOOKUP", [at + 6, at + 7], [at + 8], version=4))
+        feed += [rng.integers(0, x.shape[0], 2).astype(np.int32)]
+    inputs = [i for i in range(len(tensors)) if i % 3 != 2 and tensors[i].data is None]
+    path = write(tmp_path / "m.tflite", tensors, nodes, inputs, list(range(2, len(tensors), 3)))
+    made = check(path, tmp_path / "c", [feed], sanitize=sanitize)
+    wild = [np.full_like(v, 100000) if v.dtype == np.int32 else v for v in feed]
+    made.run(
+        [wild, [-v if v.dtype == np.int32 else v for v in wild]]
+    )  # LiteRT refuses these; here nothing outside is read
+
+
+def test_slices_and_transposed_rows_lie_over_their_input(tmp_path: Path) -> None:
+    """The arena of a slice is that of its input alone, and results are right though they overlap."""
+    x = T([10, 40], scale=0.1)
+    tensors = [x, ints(2, 5), ints(6, 30), T([6, 30], scale=0.1)]
+    path = write(tmp_path / "m.tflite", tensors, [Node("SLICE", [0, 1, 2], [3])], [0], [3])
+    values = np.arange(400).astype(np.int8).reshape(10, 40)
+    assert check(path, tmp_path / "c", [[values]]).program.plan.total == 400
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "y", "reason"),
+    [
+        ("SLICE", [T([4, 4], scale=0.1), ints(0, 3), ints(4, 2)], [4, 2], "from 3 to 5 along an axis of 4"),
+        ("SLICE", [T([4, 4], scale=0.1), ints(-1, 0), ints(4, 4)], [4, 4], "from -1"),
+        ("SLICE", [T([4, 4], scale=0.1), ints(0, 0), ints(4, 3)], [4, 4], "its output"),
+        ("SLICE", [T([4, 4], scale=0.1), T([2], "int32"), ints(4, 3)], [4, 3], "constant"),
+        ("STRIDED_SLICE", [T([4], scale=0.1), ints(0), ints(4), ints(0)], [4], "stride is 0"),
+        ("TRANSPOSE", [T([4, 3], scale=0.1), ints(0, 0)], [4, 4], "order of axes"),
+        ("TRANSPOSE", [T([4, 3], scale=0.1), ints(0, 2)], [4, 3], "order of axes"),
+        ("PAD", [T([4], scale=0.1), ints([-1, 1])], [4], "absurd"),
+        ("PAD", [T([4], scale=0.1), ints([0, 1 << 30])], [4], "absurd"),
+        ("TILE", [T([4], scale=0.1), ints(0)], [4], "repeated"),
+        ("MIRROR_PAD", [T([2], scale=0.1), ints([5, 0])], [7], "mirrors more"),
+        ("CONCATENATION", [T([2], scale=0.1), T([2], scale=0.2)], [4], "another scale"),
+        ("CONCATENATION", [T([2], scale=0.1), T([2], scale=0.1)], [5], "do not fit"),
+        ("GATHER", [T([4], scale=0.1), ints(0, 4)], [2], "outside"),
+        ("SPLIT", [ints(3, shape=[]), T([4], scale=0.1)], [4], "axis 3"),
+        ("DEPTH_TO_SPACE", [T([1, 2, 2, 3], scale=0.1)], [1, 2, 2, 3], "blocks"),
+        ("SPACE_TO_BATCH_ND", [T([1, 3, 3, 1], scale=0.1), ints(2, 2), ints([0, 0], [0, 0])], [4, 1, 1, 1], "divided"),
+        ("BROADCAST_TO", [T([2], scale=0.1), ints(3)], [3], "do not fit"),
+    ],
+)
+def test_what_is_refused(tmp_path: Path, kind: str, inputs: list[T], y: list[int], reason: str) -> None:
+    given = [i for i, t in enumerate(inputs) if t.data is None]
+    tensors = [*inputs, T(y, scale=0.1)]
+    node = Node(kind, list(range(len(inputs))), [len(inputs)])
+    with pytest.raises(ConversionError, match=reason):
+        program(read(write(tmp_path / "m.tflite", tensors, [node], given, [len(inputs)])))
+
+
+def test_a_map_that_is_too_irregular_is_refused(tmp_path: Path) -> None:
+    chosen = np.random.default_rng(0).integers(0, 100, 20000).astype(np.int32)
+    tensors = [T([100], scale=0.1), T([20000], "int32", data=chosen), T([20000], scale=0.1)]
+    path = write(tmp_path / "m.tflite", tensors, [Node("GATHER", [0, 1], [2], {"axis": 0}, "GatherOptions")], [0], [2])
+    with pytest.raises(ConversionError, match="irregular"):
+        program(read(path))
