@@ -11,6 +11,7 @@ from ...artifact import Array
 
 FRACTION = 12  # bits behind the point of a rescaled sum
 INT8 = (-128, 127)
+PHASES = 1 << 12  # of the rounding, of which the best are tried
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,32 +111,38 @@ def rescaling(wanted: Reference, low: int, high: int) -> Rescaling | None:
         return Rescaling(1 + up, wanted.multiplier, (1 << (up - 1)) + half + wanted.zero * (1 << FRACTION))
     if wanted.shift > 0 and most << wanted.shift >= 1 << 31:
         return None
-    steps = wanted.steps(low, high)
-    found = (_near(wanted, low - less, high - less, less, steps) for less in (0, (low + high) // 2))
-    return next((f for f in found if f is not None), None)
+    steps = np.array(wanted.steps(low, high), np.int64).T
+    tried = (_near(wanted, low, high, least, steps) for least in (0, (low + high) // 2))
+    return next((found for found in tried if found is not None), None)
 
 
-def _near(wanted: Reference, low: int, high: int, less: int, steps: list[tuple[int, int]]) -> Rescaling | None:
-    """Numbers of the kernel for sums in low..high (already less `less`) that give all of `steps`."""
+def _near(wanted: Reference, low: int, high: int, least: int, steps: Array) -> Rescaling | None:
+    """Numbers of the kernel for sums in low..high that give all of `steps`, with `less` not far above `least`.
+
+    The product's lower word is dropped before the offset is added; `less` is chosen so that hardly anything of the
+    reference's own offset is in it.
+    """
     right = -wanted.shift
     up = max(0, FRACTION + 1 - right)
     amount = right + up - FRACTION - 1  # the multiplier is divided by 2^amount
-    if amount > 30 or max(abs(low), abs(high)) << up >= 1 << 31:
+    most = max(abs(low - least), abs(high - least)) + PHASES
+    if amount > 30 or most << up >= 1 << 31:
         return None
     near = (wanted.multiplier + (1 << amount >> 1)) >> amount
-    scale = 31 + right - FRACTION
-    constant = (1 << 30) + ((1 << right >> 1) << 31 if right > 0 else 0) + less * wanted.multiplier
-    offset = (constant >> scale if scale >= 0 else constant << -scale) + wanted.zero * (1 << FRACTION)
-    if not -(1 << 29) < offset < 1 << 29:
-        return None
-    x = np.array([s for s, _ in steps], np.int64) - less
-    results = np.array([v for _, v in steps], np.int64)
-    for change in sorted(range(-4, 5), key=abs):
-        product = ((x << up) * (near + change)) >> 32
-        for move in sorted(range(-4, 5), key=abs):
-            found = np.clip((product + offset + move) >> FRACTION, *wanted.limits)
-            if 0 < near + change < 1 << 31 and (found == results).all():
-                return Rescaling(up, near + change, offset + move, less)
+    constant = (1 << 30) + ((1 << right >> 1) << 31 if right > 0 else 0) + (wanted.zero << (31 + right))
+    scale = right - FRACTION - 1
+    constant = constant >> scale if scale >= 0 else constant << -scale
+    for factor in (n << up for n in range(max(near - 2, 1), near + 3) if n < 1 << 31):
+        dropped = (constant + least * factor + (np.arange(PHASES) * factor)) % (1 << 32)
+        for k in np.argsort(np.minimum(dropped, (1 << 32) - dropped))[:8].tolist():
+            offset = (constant + (least + k) * factor) >> 32
+            if not -(1 << 29) < offset < 1 << 29:
+                continue
+            product = ((steps[0] - least - k) * factor) >> 32
+            for move in (0, 1):
+                found = np.clip((product + offset + move) >> FRACTION, *wanted.limits)
+                if (found == steps[1]).all():
+                    return Rescaling(up, factor >> up, offset + move, least + k)
     return None
 
 
@@ -161,7 +168,8 @@ def addition_at_once(sums: Mapping[str, int]) -> tuple[int, int, int, int] | Non
     for i, j in around:
         a, b = round(real[0] * (1 << shift)) + i, round(real[1] * (1 << shift)) + j
         products = x * a + y * b
-        low, high = int((least - products).max()), int((largest - products).min())
+        room = (1 << 31) - 1 - int(np.abs(products).max())
+        low, high = max(int((least - products).max()), -room), min(int((largest - products).min()), room)
         if low <= high and a > 0 and b > 0:
             return a, b, (low + high) // 2, shift
     return None
