@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ....artifact import Array
+from .. import pairs
 from ..call import Call, Constant, Features, Params, need, op, read, write
 from ..graph import Op, Tensor
 from ..numerics import activation_limits, quantize_multiplier
@@ -20,13 +21,13 @@ LEFT = {"int8": 20, "int16": 15}  # bits that the operands of sums are shifted u
 @op("ADD", versions=5)
 def add(one: Op, features: Features) -> Call:
     """`a + b`, each scaled to twice the larger scale, then rescaled: add.cc."""
-    return _sum(one, 1)
+    return _sum(one, 1, features)
 
 
 @op("SUB", versions=5)
 def sub(one: Op, features: Features) -> Call:
     """`a - b`: sub.cc."""
-    return _sum(one, -1)
+    return _sum(one, -1, features)
 
 
 @op("MUL", versions=7)
@@ -43,7 +44,29 @@ def mul(one: Op, features: Features) -> Call:
         "a_zero": a.zero_point, "b_zero": b.zero_point, "out_zero": y.zero_point,
         "multiplier": multiplier, "shift": shift, "least": least, "largest": largest,
     }  # fmt: skip
-    return _call(one, "mul" if y.dtype == "int8" else "mul_s16", "mul", fields)
+    found = _mul_words(one, fields) if "dsp" in features else None
+    return found or _call(one, "mul" if y.dtype == "int8" else "mul_s16", "mul", fields)
+
+
+def _mul_words(one: Op, fields: Mapping[str, int]) -> Call | None:
+    """The kernel for equal shapes on Armv7E-M; None where it does not fit."""
+    right = -fields["shift"]
+    if not _alike(one) or (fields["least"], fields["largest"]) != pairs.INT8 or not 1 <= right <= 22:
+        return None
+    addend = (1 << right >> 1) + fields["out_zero"] * (1 << right)
+    zeros = {name: fields[name] for name in ("a_zero", "b_zero")}
+    return _words(one, "mul_words", {**zeros, "multiplier": fields["multiplier"], "addend": addend, "shift": right})
+
+
+def _alike(one: Op) -> bool:
+    """Whether this is int8, and neither operand is repeated."""
+    return one.outputs[0].dtype == "int8" and one.input(0).shape == one.input(1).shape == one.outputs[0].shape
+
+
+def _words(one: Op, kernel: str, fields: Mapping[str, int]) -> Call:
+    params = Params(f"ednn_{kernel}_t", {**fields, "count": one.outputs[0].elements})
+    arguments = (params, read(0), read(1), write(0))
+    return Call(kernel=kernel, function=f"ednn_{kernel}_s8", arguments=arguments, overlap={0: 0, 1: 0})
 
 
 @op("SQUARED_DIFFERENCE", versions=3)
@@ -79,7 +102,7 @@ def _extreme(one: Op, which: str) -> Call:
     return _call(one, f"elementwise_{which}" if y.dtype == "int8" else f"elementwise_{which}_s16", which, {})
 
 
-def _sum(one: Op, sign: int) -> Call:
+def _sum(one: Op, sign: int, features: Features) -> Call:
     a, b, y = _operands(one)
     least, largest = activation_limits(one, y)
     limits = {"least": least, "largest": largest}
@@ -100,6 +123,10 @@ def _sum(one: Op, sign: int) -> Call:
         **_scaled("a", a, twice, 1), **_scaled("b", b, twice, sign),
         "out_zero": y.zero_point, "out_multiplier": multiplier, "out_shift": shift, **limits,
     }  # fmt: skip
+    if "dsp" in features and sign > 0 and _alike(one):
+        found = pairs.addition_at_once(fields)
+        if found is not None:
+            return _words(one, "add_words", dict(zip(("a", "b", "offset", "shift"), found, strict=True)))
     if y.dtype == "int8":
         return _call(one, "add", "add", {f"one.{name}": value for name, value in fields.items()})
     return _call(one, "add_s16", "add", {name: v for name, v in fields.items() if not name.endswith("_zero")})
@@ -142,18 +169,18 @@ def _operands(
 def _call(one: Op, kernel: str, name: str, fields: Mapping[str, Any]) -> Call:
     a, b, y = one.input(0), one.input(1), one.outputs[0]
     size = "s8" if y.dtype == "int8" else "s16"
-    places = {f"pairs.{key}": value for key, value in pairs(a.shape, b.shape, y.shape).items()}
+    places = {f"pairs.{key}": value for key, value in rows_of(a.shape, b.shape, y.shape).items()}
     overlap = {i: 0 for i, t in enumerate((a, b)) if t.elements == y.elements}
     arguments = (Params(f"ednn_{name}_{size}_t", {**places, **fields}), read(0), read(1), write(0))
     return Call(kernel=kernel, function=f"ednn_{name}_{size}", arguments=arguments, overlap=overlap)
 
 
-def pairs(a: tuple[int, ...], b: tuple[int, ...], y: tuple[int, ...]) -> dict[str, Any]:
+def rows_of(a: tuple[int, ...], b: tuple[int, ...], y: tuple[int, ...]) -> dict[str, Any]:
     """The fields of `ednn_pairs_t`: how rows of two shapes meet. Raises Unsupported.
 
     Dimensions that both operands walk through, or repeat, in the same way become one.
 
-    >>> found = pairs((2, 3, 4), (4,), (2, 3, 4))
+    >>> found = rows_of((2, 3, 4), (4,), (2, 3, 4))
     >>> found["rows"], found["length"], found["step_b"], found["sizes"].values.tolist()
     (6, 4, 1, [1, 1, 1, 6])
     """

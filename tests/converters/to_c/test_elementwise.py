@@ -194,3 +194,29 @@ def test_division_of_int8_is_not_known(tmp_path: Path) -> None:
     one = graph_of(tmp_path).ops[0]
     with pytest.raises(Unsupported, match="not known"):
         lower(replace(one, kind="DIV"), frozenset())
+
+
+@SOME
+@given(st.lists(cases(kinds=("ADD", "MUL", "SUB")), min_size=10, max_size=10))
+def test_dsp_kernels_are_bit_exact(tmp_path: Path, drawn: list[dict[str, Any]]) -> None:
+    compare(tmp_path, drawn, frozenset({"dsp"}))
+
+
+@pytest.mark.parametrize("kind", ["ADD", "MUL"])
+@pytest.mark.parametrize("count", [1, 3, 4, 30])
+def test_dsp_kernels_in_place(tmp_path: Path, kind: str, count: int) -> None:
+    made = compare(tmp_path, [layer_of(kind=kind, a=[count], b=[count])], frozenset({"dsp"}), sanitize=True)
+    assert made.program.steps[0].call.kernel == f"{kind.lower()}_words"
+    assert made.program.plan.total <= 2 * (count + 3)
+
+
+@pytest.mark.parametrize("kind", ["ADD", "MUL"])
+def test_dsp_kernels_on_all_pairs_of_values(tmp_path: Path, kind: str) -> None:
+    """Every int8 with every other one, scales that are powers of two and others."""
+    every = np.arange(-128, 128).astype(np.int8)
+    feed = [np.repeat(every, 256).reshape(256, 256), np.tile(every, 256).reshape(256, 256)]
+    for scales in ({}, {"scale_a": 0.25, "scale_b": 0.5, "power": 1.0}, {"zero_a": -128, "zero_b": 127, "zero_y": 0}):
+        tensors, node = layer(layer_of(kind=kind, a=[256, 256], b=[256, 256], **scales), 0)
+        folder = tmp_path / f"f{len(list(tmp_path.iterdir()))}"
+        path = write(tmp_path / "model.tflite", tensors, [node], [0, 1], [2])
+        check(path, folder, [feed], frozenset({"dsp"}))
