@@ -128,7 +128,7 @@ def lstm(one: Op, features: Features) -> Call:
 def _folded(weights: Tensor, zero_point: int, bias: Array | None) -> Array:
     """bias - zero point x sum of weights."""
     sums = weights.values.astype(np.int64).sum(1) * -zero_point
-    return sums if bias is None else sums + bias.astype(np.int64).ravel()
+    return np.asarray(sums if bias is None else sums + bias.astype(np.int64).ravel())
 
 
 def _most(weights: Tensor, bias: Array) -> int:

@@ -51,7 +51,17 @@ def _reduced(one: Op, function: str, fields: Fields, x: Tensor, gone: Sequence[i
     empty: Fields = dict.fromkeys(["offset", "multiplier", "shift", "out_zero", "least", "largest", "upward"], 0)
     given: Fields = {"axes": _table(x, gone), "thresholds": None, **empty, "period": 1, **fields}
     name = f"ednn_{function}_{'s8' if x.dtype == 'int8' else 's16'}"
-    return Call("reduce", name, (Params("ednn_reduce_t", given), read(), write()))
+    return Call("reduce", name, (Params("ednn_reduce_t", given), read(), write()), overlap={0: _lead(x, gone)})
+
+
+def _lead(x: Tensor, gone: Sequence[int]) -> int:
+    """Bytes that the output must begin before the input: results are written below all that later ones are made of."""
+    first = np.zeros(1, np.int64)  # the lowest value that each result reads
+    for i, (d, stride) in enumerate(zip(x.shape, strides(x.shape), strict=True)):
+        if i not in gone:
+            first = (first[:, None] + np.arange(d) * stride).ravel()
+    later = np.minimum.accumulate(first[::-1])[::-1][1:]
+    return int(max((np.arange(1, len(first)) - later).max(initial=0), 0)) * (x.nbytes // x.elements)
 
 
 @op("MEAN", versions=3)

@@ -21,11 +21,12 @@ void ednn_argmax_s8(const ednn_argmax_t *p, const int8_t *in, int32_t *out)
     }
 }
 
-void ednn_argmax_s8_s64(const ednn_argmax_t *p, const int8_t *in, int64_t *out)
+void ednn_argmax_s8_s64(const ednn_argmax_t *p, const int8_t *in, int32_t *out)
 {
     for (int32_t o = 0; o < p->outer; o++, in += p->size * p->inner) {
         for (int32_t i = 0; i < p->inner; i++) {
             *out++ = place(p, in + i);
+            *out++ = 0;
         }
     }
 }

@@ -9,8 +9,8 @@ typedef struct {
     int32_t sign;               /* 1: the largest, -1: the smallest */
 } ednn_argmax_t;
 
-/* Of equal ones the first. */
+/* Of equal ones the first. int64 results are two words each, the lower one first: the arena is aligned to 4 bytes. */
 void ednn_argmax_s8(const ednn_argmax_t *p, const int8_t *in, int32_t *out);
-void ednn_argmax_s8_s64(const ednn_argmax_t *p, const int8_t *in, int64_t *out);
+void ednn_argmax_s8_s64(const ednn_argmax_t *p, const int8_t *in, int32_t *out);
 
 #endif

@@ -5,6 +5,7 @@
 
 static int64_t load(const void *from, int32_t i, int32_t kind)
 {
+    int64_t wide;
     switch (kind) {
     case 1:
         return ((const int8_t *)from)[i];
@@ -13,7 +14,8 @@ static int64_t load(const void *from, int32_t i, int32_t kind)
     case 4:
         return ((const int32_t *)from)[i];
     case 8:
-        return ((const int64_t *)from)[i];
+        memcpy(&wide, (const uint8_t *)from + 8 * i, 8); /* aligned to 4 bytes only */
+        return wide;
     default:
         return ((const uint8_t *)from)[i];
     }
@@ -34,7 +36,7 @@ static void store(void *to, int32_t i, int32_t kind, int64_t x)
         ((uint32_t *)to)[i] = (uint32_t)(bits & 0xFFFFFFFFu);
         break;
     case 8:
-        ((uint64_t *)to)[i] = bits;
+        memcpy((uint8_t *)to + 8 * i, &bits, 8);
         break;
     default:
         ((uint8_t *)to)[i] = x != 0;
