@@ -17,16 +17,15 @@ static inline int32_t ednn_high_mul(int32_t a, int32_t b)
 /* x / 2^exponent, exponent 0..31, halves up: what ruy, LiteRT's matrix library, does on x86 and Arm alike. */
 static inline int32_t ednn_shift_up(int32_t x, int32_t exponent)
 {
-    const int64_t half = exponent > 0 ? (int64_t)1 << (exponent - 1) : 0;
-    return (int32_t)(((int64_t)x + half) >> exponent);
+    return exponent > 0 ? (x >> exponent) + ((x >> (exponent - 1)) & 1) : x;
 }
 
 /* x / 2^exponent, exponent 0..31, halves away from zero: gemmlowp's RoundingDivideByPOT. */
 static inline int32_t ednn_rounded_shift(int32_t x, int32_t exponent)
 {
-    const int64_t half = exponent > 0 ? (int64_t)1 << (exponent - 1) : 0;
-    const int64_t down = (exponent > 0 && x < 0) ? 1 : 0;
-    return (int32_t)(((int64_t)x + half - down) >> exponent);
+    const int32_t mask = (int32_t)(((uint32_t)1 << exponent) - 1u);
+    const int32_t threshold = (mask >> 1) + (x < 0 ? 1 : 0);
+    return (x >> exponent) + ((x & mask) > threshold ? 1 : 0);
 }
 
 /* x * multiplier / 2^31 * 2^shift, rounded twice: MultiplyByQuantizedMultiplier with double rounding. */
