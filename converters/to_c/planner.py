@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 ALIGN = 4  # bytes; what double-word and multiple loads of a Cortex-M need
+WORK = 10_000_000  # pairs of buffers that are alive at once, compared in all tries together, at most
 TRIES = 1500  # orders in which buffers are laid down, at most
 
 
@@ -47,7 +48,7 @@ def plan(buffers: Sequence[Buffer], overlaps: Overlaps) -> Plan:
     best_order = min(_orders(buffers, sizes), key=lambda order: _total(_placed(order, sizes, apart, overlaps), sizes))
     best = _placed(best_order, sizes, apart, overlaps)
     rng = random.Random(0)
-    for _ in range(TRIES):
+    for _ in range(min(TRIES, WORK // sum((len(a) ** 2 for a in apart), 1))):
         if _total(best, sizes) <= bound:
             break
         tried = _varied(best_order, rng)
@@ -130,8 +131,8 @@ def _placed(
     offsets: list[int] = [-1] * len(sizes)
     for i in order:
         placed = [j for j in apart[i] if offsets[j] >= 0]
-        offsets[i] = min(at for at in _places(i, placed, offsets, sizes, overlaps)
-                         if all(_fits(i, at, j, offsets[j], sizes, overlaps) for j in placed))  # fmt: skip
+        offsets[i] = next(at for at in sorted(_places(i, placed, offsets, sizes, overlaps))
+                          if all(_fits(i, at, j, offsets[j], sizes, overlaps) for j in placed))  # fmt: skip
     return offsets
 
 

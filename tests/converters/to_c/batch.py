@@ -14,7 +14,7 @@ from .harness import Firmware, Node, T, check, write
 
 seeds = st.integers(0, (1 << 32) - 1).map(np.random.default_rng)
 some = settings(  # a seed has no simpler one, so none is looked for
-    max_examples=4, phases=[Phase.explicit, Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    max_examples=5, phases=[Phase.explicit, Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
 LIMITS = {"int8": (-128, 128), "int16": (-32768, 32768), "int32": (-1000, 1000), "bool": (0, 2), "uint8": (0, 256)}
 

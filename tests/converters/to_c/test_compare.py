@@ -62,7 +62,7 @@ KINDS: list[Callable[[Batch, Any], None]] = [add_comparison, add_choice]
 @some
 def test_comparisons_and_choices(tmp_path: Path, rng: Any, sanitize: bool) -> None:
     batch = Batch()
-    for add in KINDS * 4:
+    for add in KINDS * 2:
         add(batch, rng)
     batch.check(tmp_path, rng, sanitize=sanitize)
 

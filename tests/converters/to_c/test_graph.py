@@ -107,7 +107,7 @@ def tampered(model: Any, rng: Any) -> None:
 
 @given(seeds)
 @settings(
-    max_examples=150,
+    max_examples=100,
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
@@ -127,7 +127,7 @@ def test_tampered_parts_end_in_one_error_or_in_c(tmp_path: Path, rng: Any) -> No
 
 @given(seeds)
 @settings(
-    max_examples=150,
+    max_examples=100,
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
