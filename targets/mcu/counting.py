@@ -120,6 +120,14 @@ class Counter:
 
     def slow(self, address: int, size: int) -> int:
         """Count a block that was not met before, or that holds the start of a layer. 1: the run must stop."""
+        before = self.failure
+        self.failure = TargetError("the instructions could not be counted", next="report this as a bug of edgedl")
+        stop = self._count(address, size)  # the emulator's C code cannot carry an exception: the failure stays
+        if not stop:
+            self.failure = before
+        return stop
+
+    def _count(self, address: int, size: int) -> int:
         at = address - self.base
         if at < 0 or size <= 0 or at + size > len(self.code):
             self.failure = TargetError(

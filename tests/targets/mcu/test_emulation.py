@@ -317,6 +317,16 @@ def test_arenas_end_where_a_page_ends() -> None:
         assert -end % 4096 < 4
 
 
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_count_that_fails_is_no_count(native: bool) -> None:
+    def cost(address: int, code: bytes) -> tuple[int, int]:
+        raise ZeroDivisionError
+
+    with pytest.raises((TargetError, ZeroDivisionError), match=r"could not be counted|^$"):
+        Machine(net(), cost=cost, native=native).run([(0, X.tobytes())])
+
+
 def test_lengths_of_instructions() -> None:
     assert counting.instructions_in(b"", "arm") == 0
     assert counting.instructions_in(bytes.fromhex("704700f001f80020"), "arm") == 3
