@@ -44,10 +44,10 @@ def interleaved(rows: Array) -> Array:
     >>> interleaved(np.array([[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]])).tolist()
     [[[0, 4, 2, 6, 1, 5, 3, 7]], [[8, 0, 10, 0, 9, 0, 11, 0]]]
     """
-    even = np.pad(rows, ((0, len(rows) % 2), (0, 0)))
-    quads = even.reshape(len(even) // 2, 2, -1, 4)  # pair, channel, quad, k
+    whole = np.pad(rows, ((0, len(rows) % 2), (0, 0)))
+    quads = whole.reshape(len(whole) // 2, 2, -1, 4)  # pair, channel, quad, k
     return np.asarray(quads[:, :, :, [0, 2, 1, 3]].reshape(*quads.shape[:3], 2, 2).transpose(0, 2, 3, 4, 1)
-                      .reshape(len(even) // 2, -1, 8), np.int8)  # fmt: skip
+                      .reshape(len(whole) // 2, -1, 8), np.int8)  # fmt: skip
 
 
 def constants(biases: Array, found: list[Rescaling]) -> Array:
@@ -88,6 +88,11 @@ class Reference:
                 first = -((half - ((value - self.zero) << (31 + right))) // (self.multiplier << left))
                 found |= {x for x in (first - 1, first) if low <= x <= high}
         return [(x, self(x)) for x in sorted(found)]
+
+
+def even(pairs: Array) -> Array:
+    """Weights or constants of pairs of channels, with an empty pair more if their number is odd."""
+    return np.pad(pairs, ((0, len(pairs) % 2), *((0, 0) for _ in pairs.shape[1:])))
 
 
 def rescaling(wanted: Reference, low: int, high: int) -> Rescaling | None:

@@ -63,8 +63,8 @@ def _blocks(one: Op, made: dict[str, int]) -> Call | None:
         return None
     depth, left = rows.shape[1], weights.shape[1] * (run % 4)
     fields: dict[str, int | Constant | None] = {
-        "weights": Constant(np.concatenate([pairs.interleaved(r) for r in np.split(rows, groups)])),
-        "constants": Constant(words),
+        "weights": Constant(pairs.even(np.concatenate([pairs.interleaved(r) for r in np.split(rows, groups)]))),
+        "constants": Constant(pairs.even(words)),
         "depth": depth,
         "zero": one.input(0).zero_point,
         **dict(zip(("least", "largest"), activation_limits(one, y), strict=True)),

@@ -47,10 +47,13 @@ def _blocks(one: Op, rows: int) -> Call | None:
     words = pair_constants(one, padded, as_dense=True)
     if words is None:
         return None
+    first, second = Constant(pairs.even(pairs.interleaved(padded))), Constant(pairs.even(words))
     least, largest = activation_limits(one, y)
+    if rows == 1 and depth % 4 == 0 and (least, largest) == pairs.INT8:
+        arguments = (read(0), first, second, write(0), out, depth)
+        return Call("matrix", "ednn_matrix_row", arguments, macs=y.elements * depth)
     fields: dict[str, int | Constant | None] = {
-        "weights": Constant(np.asarray(pairs.interleaved(padded))), "constants": Constant(words),
-        "least": least, "largest": largest, "rows": rows, "depth": depth, "out": out,
+        "weights": first, "constants": second, "least": least, "largest": largest, "rows": rows, "depth": depth, "out": out,
     }  # fmt: skip
     return Call(
         kernel="dense_blocks", function="ednn_dense_blocks_s8",

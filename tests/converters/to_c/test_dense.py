@@ -101,7 +101,7 @@ def test_dsp_kernels_are_used(tmp_path: Path) -> None:
     case = {"dtype": "int8", "shape": (1,), "depth": 40, "out": 12, "in_zero": -3, "out_zero": -128, "per_channel": True,
             "bias": True, "keep": False, "gain": 1.0, "activation": 1, "seed": 3}  # fmt: skip
     op = read(model(tmp_path / "m.tflite", [case])).ops[0]
-    assert lower(op, DSP).kernel == "dense_blocks"
+    assert lower(op, DSP).kernel == "matrix"
     assert lower(op, frozenset()).kernel == "dense"
 
 

@@ -175,7 +175,7 @@ static void multiply(state_t *s, int32_t pixels, int8_t *out)
             ednn_matrix_lanes(s->lanes, weights, constants, out, p->out_c, each, s->lanes + 2 * p->depth);
         } else {
             const int8_t *values = packed(s->lanes, p->depth / 4);
-            ednn_matrix_row(values, weights, constants, out, each, values + p->depth);
+            ednn_matrix_row(values, weights, constants, out, each, p->depth);
         }
         out += each;
         weights += 2 * pairs * p->depth;

@@ -15,7 +15,7 @@ void ednn_dense_blocks_s8(const ednn_dense_blocks_t *p, const int8_t *in, int8_t
             memcpy(scratch, in, (size_t)depth);
             x = scratch;
         }
-        ednn_matrix_row(x, p->weights, p->constants, out, p->out, x + padded);
+        ednn_matrix_row(x, p->weights, p->constants, out, p->out, padded);
         if (p->least > INT8_MIN || p->largest < INT8_MAX) {
             for (int32_t o = 0; o < p->out; o++) {
                 out[o] = (int8_t)ednn_clamp(out[o], p->least, p->largest);

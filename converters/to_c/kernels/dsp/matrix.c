@@ -117,64 +117,61 @@ __attribute__((naked, noinline)) void ednn_matrix_lanes(
     "ldrd   r9, r10, [r6], #8\n"                                                                                      \
     FOUR("r2", "r3")
 
-/* On the stack: 0 x, 4 unused, 8 constants, 12 out, 52 channels, 56 end. r5, r6: weights of two pairs of channels; of a last
-   pair that is alone r6 repeats r5. */
+/* On the stack: 0 x, 8 constants, 12 out, 52 channels, 56 depth. r5, r6: weights of two pairs of channels. */
 __attribute__((naked, noinline)) void ednn_matrix_row(
     __attribute__((unused)) const int8_t *x, __attribute__((unused)) const int8_t *weights,
     __attribute__((unused)) const int32_t *constants, __attribute__((unused)) int8_t *out,
-    __attribute__((unused)) int32_t channels, __attribute__((unused)) const int8_t *end)
+    __attribute__((unused)) int32_t channels, __attribute__((unused)) int32_t depth)
 {
     __asm__(
         ".syntax unified\n"
         "push   {r0-r11, lr}\n"
         "mov    r6, r1\n"
         "0:\n"
+        "ldrd   r12, r8, [sp, #52]\n" /* channels, depth */
         "ldr    r4, [sp]\n"
-        "ldrd   r12, lr, [sp, #52]\n" /* channels, end */
         "ldr    r7, [sp, #8]\n"
         "mov    r5, r6\n"
-        "ldrd   r0, r1, [r7], #28\n"
-        "cmp    r12, #2\n"
-        "itttt  gt\n"
-        "subgt  r8, lr, r4\n"
-        "addgt  r6, r6, r8, lsl #1\n"
-        "ldrgt  r2, [r7]\n"
-        "ldrgt  r3, [r7, #4]\n"
-        "sub    r8, lr, r4\n"
+        "add    lr, r4, r8\n"
+        "add    r6, r6, r8, lsl #1\n"
+        "ldrd   r0, r1, [r7]\n"
+        "ldrd   r2, r3, [r7, #28]\n"
         "tst    r8, #4\n"
         "bne    3f\n"
         "1:\n" ROW
         "3:\n" ROW
         "cmp    r4, lr\n"
         "bne    1b\n"
-        "ldr    lr, [sp, #8]\n"
-        "ldr    r11, [sp, #12]\n"
+        "ldrd   lr, r11, [sp, #8]\n"
         "add    lr, lr, #8\n"
         "ldm    lr!, {r8, r9, r10}\n"
         SCALE("r0", "r8", "r9", "r10")
-        "strb   r0, [r11], #1\n"
-        "cmp    r12, #1\n"
-        "beq    2f\n"
-        "lsr    r8, r8, #8\n"
+        "lsrs   r8, r8, #8\n"
         "ldm    lr!, {r9, r10}\n"
         SCALE("r1", "r8", "r9", "r10")
-        "strb   r1, [r11], #1\n"
-        "subs   r12, r12, #3\n"
-        "bmi    2f\n"
         "add    lr, lr, #8\n"
         "ldm    lr!, {r8, r9, r10}\n"
         SCALE("r2", "r8", "r9", "r10")
-        "strb   r2, [r11], #1\n"
-        "beq    2f\n"
-        "lsr    r8, r8, #8\n"
+        "lsrs   r8, r8, #8\n"
         "ldm    lr!, {r9, r10}\n"
         SCALE("r3", "r8", "r9", "r10")
+        "strb   r0, [r11], #1\n"
+        "subs   r12, r12, #4\n"
+        "bmi    2f\n"
+        "strb   r1, [r11], #1\n"
+        "strb   r2, [r11], #1\n"
         "strb   r3, [r11], #1\n"
         "strd   lr, r11, [sp, #8]\n"
-        "subs   r12, r12, #1\n"
         "str    r12, [sp, #52]\n"
         "bne    0b\n"
-        "2:\n"
+        "b      4f\n"
+        "2:\n" /* the last 1..3 channels */
+        "adds   r12, r12, #2\n"
+        "it     pl\n"
+        "strbpl r1, [r11]\n"
+        "it     gt\n"
+        "strbgt r2, [r11, #1]\n"
+        "4:\n"
         "add    sp, sp, #16\n"
         "pop    {r4-r11, pc}\n");
 }
@@ -221,15 +218,14 @@ void ednn_matrix_lanes(const uint32_t *lanes, const int8_t *weights, const int32
 }
 
 void ednn_matrix_row(const int8_t *x, const int8_t *weights, const int32_t *constants, int8_t *out, int32_t channels,
-                     const int8_t *end)
+                     int32_t depth)
 {
-    const int32_t quads = (int32_t)(end - x) / 4;
     for (int32_t o = 0; o < channels; o++) {
-        const int8_t *w = weights + (o / 2) * 8 * quads;
+        const int8_t *w = weights + (o / 2) * 2 * depth;
         const int32_t *c = constants + (o / 2) * 7;
         uint32_t sum = (uint32_t)c[o & 1];
-        for (int32_t i = 0; i < quads; i++, w += 8) {
-            const uint32_t a = ednn_load(w), b = ednn_load(w + 4), values = ednn_load(x + 4 * i);
+        for (int32_t i = 0; i < depth; i += 4, w += 8) {
+            const uint32_t a = ednn_load(w), b = ednn_load(w + 4), values = ednn_load(x + i);
             sum = dual(ednn_even(values), (o & 1) ? ednn_odd(a) : ednn_even(a), sum);
             sum = dual(ednn_odd(values), (o & 1) ? ednn_odd(b) : ednn_even(b), sum);
         }

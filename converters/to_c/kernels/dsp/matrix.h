@@ -19,9 +19,10 @@
 void ednn_matrix_lanes(const uint32_t *lanes, const int8_t *weights, const int32_t *constants, int8_t *out, int32_t stride,
                        int32_t channels, const uint32_t *end);
 
-/* One row of values by `channels` channels: `x` to `end` are int8, a multiple of 4 of them, aligned to 4. */
+/* One row of `depth` int8 (a multiple of 4, aligned to 4) by `channels` channels. Weights and constants go on to a multiple of
+   four channels. */
 void ednn_matrix_row(const int8_t *x, const int8_t *weights, const int32_t *constants, int8_t *out, int32_t channels,
-                     const int8_t *end);
+                     int32_t depth);
 
 #if defined(__GNUC__)
 typedef struct {
