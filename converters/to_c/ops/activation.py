@@ -183,9 +183,28 @@ TABLES: Mapping[str, tuple[int, Table]] = {
 def _enter(kind: str, version: int, table: Table) -> None:
     @op(kind, versions=version)
     def lowered(one: Op, features: Features) -> Call:
-        x, y = same_shape(one, "int8")
+        x, y = same_shape(one, "int8", *(["int16"] if kind in SIGNS else []))
         need(float(x.scale) > 0 and float(y.scale) > 0, "a scale is 0")
-        return by_table(one, table(one, x, y))
+        return by_table(one, table(one, x, y)) if x.dtype == "int8" else _by_sign(one, x, y)
+
+
+SIGNS = ("RELU", "RELU6", "LEAKY_RELU", "ABS")  # what LiteRT does in int16 too
+
+
+def _by_sign(one: Op, x: Tensor, y: Tensor) -> Call:
+    """A function of int16 that is linear on either side of 0."""
+    need(x.zero_point == y.zero_point == 0, "its zero points are not 0")
+    alpha = np.float32(one.option("alpha")) if one.kind == "LEAKY_RELU" else np.float32(1)
+    multiplier, shift = quantize_multiplier(_ratio(x, y))
+    below_multiplier, below_shift = quantize_multiplier(float(x.scale * alpha / y.scale))
+    need(max(shift, below_shift) <= 15, "its scales differ too much")
+    least = 0 if one.kind.startswith("RELU") else -32768
+    largest = min(int(round_away(np.float32(6) / y.scale)), 32767) if one.kind == "RELU6" else 32767
+    fields: Fields = {
+        "count": y.elements, "multiplier": multiplier, "shift": shift, "below": -1 if one.kind == "ABS" else 1,
+        "below_multiplier": below_multiplier, "below_shift": below_shift, "least": least, "largest": largest,
+    }  # fmt: skip
+    return Call("relu16", "ednn_relu_s16", (Params("ednn_relu16_t", fields), read(), write()), overlap={0: 0})
 
 
 for _kind, (_version, _table) in TABLES.items():

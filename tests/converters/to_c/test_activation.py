@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +100,13 @@ def test_softmax_of_int8(tmp_path: Path, rng: Any, sanitize: bool) -> None:
 def test_int16(tmp_path: Path, rng: Any, sanitize: bool) -> None:
     tensors: list[T] = []
     nodes, feed = [], []
+    for kind in ["RELU", "RELU6", "LEAKY_RELU", "ABS"] * 2:
+        given = scale(rng, -4, -2)
+        nodes.append(replace(unary(kind, len(tensors), rng.uniform(0.001, 2)), version=2))
+        tensors += [T([65536], "int16", given), T([65536], "int16", given * scale(rng, -0.5, 0.5))]
+        feed.append(EVERY_16)
     for kind in ["SOFTMAX", "LOGISTIC", "TANH"] * 4:
-        shape = [65536] if kind != "SOFTMAX" else [[4, 1024], [256, 16], [300, 1], [512, 8]][len(nodes) // 3]
+        shape = [65536] if kind != "SOFTMAX" else [[4, 1024], [256, 16], [300, 1], [512, 8]][(len(nodes) - 8) // 3]
         options = {"beta": 1.0} if kind == "SOFTMAX" else {}
         table = "SoftmaxOptions" if kind == "SOFTMAX" else ""
         nodes.append(Node(kind, [len(tensors)], [len(tensors) + 1], options, table))
