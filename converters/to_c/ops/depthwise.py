@@ -14,6 +14,7 @@ from ..overlap import lead_of_windows
 from .convolution import geometry
 
 TAPS = 1024  # of a kernel, at most, for kernels with a table of them
+WAITING = 4  # at most one row of so many of an output waits in scratch
 LANES = 8  # channels that LiteRT rescales at a time
 REACH = 1 << 15  # pixels that a dilated kernel may span
 
@@ -64,11 +65,27 @@ def _words(one: Op, shapes: dict[str, int]) -> Call | None:
         "words": Constant(words), "zero": fields["zero"], "least": limits[0], "largest": limits[1],
         "clamped": int(limits != (-128, 127)), **flat(shapes), "each": each,
     }  # fmt: skip
+    late = rows_late(params, lead(shapes, 1))
+    params["late"] = late
+    waiting = (late + 1) * params["out_w"] * params["out_c"] if late else 0
     return Call(
         kernel=f"depthwise_{kernel}", function=f"ednn_depthwise_{kernel}_s8",
         arguments=(Params("ednn_depthwise_words_t", params), read(0), write(0), SCRATCH),
-        scratch=4 * taps + shapes["in_c"], overlap={0: lead(shapes, 1)}, macs=_macs(shapes),
+        scratch=4 * taps + -(-shapes["in_c"] // 4) * 4 + waiting, overlap={0: 0 if late else lead(shapes, 1)}, macs=_macs(shapes),
     )  # fmt: skip
+
+
+def rows_late(shapes: dict[str, Any], ahead: int) -> int:
+    """How many rows of results wait in scratch so that the output can take the input's place: a row is written when no later
+    one reads the input's row there, so nothing has to lie before the input; 0 where `ahead` bytes before it cost less.
+
+    >>> kws = dict(in_w=5, out_h=25, out_w=5, out_c=64, stride_h=1, pad_top=1, each=1)
+    >>> rows_late(kws, 384), rows_late({**kws, "out_h": 5}, 384), rows_late({**kws, "stride_h": 2}, 384)
+    (1, 0, 0)
+    """
+    late = int(shapes["pad_top"])
+    fits = shapes["stride_h"] == shapes["each"] == 1 and shapes["out_w"] <= shapes["in_w"]
+    return late if ahead > 0 and fits and (late + 1) * WAITING <= shapes["out_h"] else 0
 
 
 def flat(shapes: dict[str, int]) -> dict[str, int]:

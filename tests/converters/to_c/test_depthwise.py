@@ -237,3 +237,12 @@ def test_tensors_that_do_not_fit_are_refused(tmp_path: Path, which: int, feature
         changed[which] = replace(old, shape=shape, data=data)
         with pytest.raises(Unsupported):
             lower(replace(op, inputs=tuple(changed[:3]), outputs=(changed[3],)), features)  # type: ignore[arg-type]
+
+
+def test_results_that_wait_take_the_place_of_the_input(tmp_path: Path) -> None:
+    """A stride of 1 keeps its input needed for a row more; with two rows of results in scratch nothing lies before it."""
+    made = compare(tmp_path, [one(h=25, w=5, in_c=64)], frozenset({"dsp"}), sanitize=True)
+    call, graph = made.program.steps[0].call, made.program.graph
+    assert call.overlap == {0: 0}
+    assert made.program.places[id(graph.outputs[0])] == made.program.places[id(graph.inputs[0])]
+    assert made.program.plan.total == graph.inputs[0].nbytes + call.scratch == 8000 + 36 + 64 + 640

@@ -183,35 +183,70 @@ static inline int32_t ednn_last_inner(int32_t size, int32_t reach, int32_t pad, 
     return found < out ? found : out;
 }
 
+/* What all rows of a layer share. */
+typedef struct {
+    int32_t *taps;
+    int8_t *zeros;
+    int nine;     /* whether windows are of 3 x 3 columns and rows side by side */
+    int together; /* whether a run of pixels can be computed at once */
+    int known;    /* whether `taps` are those of a window within the input */
+    int32_t end;  /* the first column whose window ends right of the input */
+} ednn_layer_t;
+
+static inline void ednn_depthwise_row(const ednn_depthwise_words_t *p, ednn_layer_t *v, const int8_t *in, int32_t y, int8_t *out)
+{
+    const int32_t top = y * p->stride_h - p->pad_top;
+    const int inside = top >= 0 && top + (p->kernel_h - 1) * p->dilation_h < p->in_h;
+    for (int32_t x = 0; x < p->out_w;) {
+        const int32_t left = x * p->stride_w - p->pad_left;
+        const int inner = inside && left >= 0 && x < v->end;
+        const int32_t pixels = inner && v->together ? v->end - x : 1;
+        if (!(inner && (v->nine || v->known))) {
+            ednn_find_taps(p, top, left, inner, (int32_t)(v->zeros - in), v->taps);
+            v->known = inner;
+        }
+        ednn_pixels(p, inner ? in + (top * p->in_w + left) * p->in_c : in, out, v->nine && inner ? NULL : v->taps, pixels);
+        if (p->clamped) {
+            ednn_clamp_all(p, out, pixels * p->out_c);
+        }
+        out += pixels * p->out_c;
+        x += pixels;
+    }
+}
+
+static void ednn_copy_words(int8_t *to, const int8_t *from, int32_t count)
+{
+    int32_t *words = (int32_t *)(void *)to;
+    const int32_t *given = (const int32_t *)(const void *)from;
+    for (int32_t i = 0; i < count / 4; i++) {
+        words[i] = given[i];
+    }
+}
+
 /* The whole layer. */
 static inline void ednn_depthwise_pixels(const ednn_depthwise_words_t *p, const int8_t *in, int8_t *out, void *scratch)
 {
     int32_t *taps = (int32_t *)scratch;
     int8_t *zeros = (int8_t *)(taps + p->kernel_h * p->kernel_w);
-    const int nine = p->kernel_w == 3 && p->kernel_h == 3 && p->dilation_w == 1;
-    const int32_t end = ednn_last_inner(p->in_w, (p->kernel_w - 1) * p->dilation_w + 1, p->pad_left, p->stride_w, p->out_w);
-    const int together = p->each == p->out_c || p->each == 1; /* of one pixel's channels none is read after a later pixel's */
-    int known = 0; /* whether `taps` are those of a window within the input */
+    int8_t *waiting = zeros + (p->in_c + 3) / 4 * 4;
+    const int32_t bytes = p->out_w * p->out_c;
+    ednn_layer_t v = {
+        taps,
+        zeros,
+        p->kernel_w == 3 && p->kernel_h == 3 && p->dilation_w == 1,
+        p->each == p->out_c || p->each == 1,
+        0,
+        ednn_last_inner(p->in_w, (p->kernel_w - 1) * p->dilation_w + 1, p->pad_left, p->stride_w, p->out_w),
+    };
     for (int32_t c = 0; c < p->in_c; c++) {
         zeros[c] = (int8_t)p->zero;
     }
-    for (int32_t y = 0; y < p->out_h; y++) {
-        const int32_t top = y * p->stride_h - p->pad_top;
-        const int inside = top >= 0 && top + (p->kernel_h - 1) * p->dilation_h < p->in_h;
-        for (int32_t x = 0; x < p->out_w;) {
-            const int32_t left = x * p->stride_w - p->pad_left;
-            const int inner = inside && left >= 0 && x < end;
-            const int32_t pixels = inner && together ? end - x : 1;
-            if (!(inner && (nine || known))) {
-                ednn_find_taps(p, top, left, inner, (int32_t)(zeros - in), taps);
-                known = inner;
-            }
-            ednn_pixels(p, inner ? in + (top * p->in_w + left) * p->in_c : in, out, nine && inner ? NULL : taps, pixels);
-            if (p->clamped) {
-                ednn_clamp_all(p, out, pixels * p->out_c);
-            }
-            out += pixels * p->out_c;
-            x += pixels;
+    for (int32_t y = 0; y < p->out_h + p->late; y++) {
+        if (y < p->out_h) {
+            ednn_depthwise_row(p, &v, in, y, p->late == 0 ? out + y * bytes : waiting + y % (p->late + 1) * bytes);
+        }
+        if (p->late != 0 && y >= p->late) {
+            ednn_copy_words(out + (y - p->late) * bytes, waiting + (y - p->late) % (p->late + 1) * bytes, bytes);
         }
     }
 }

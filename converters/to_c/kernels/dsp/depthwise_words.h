@@ -19,9 +19,11 @@ typedef struct {
     int32_t dilation_h, dilation_w;
     int32_t pad_top, pad_left;
     int32_t each; /* out_c / in_c: 1, or a multiple of 4 */
+    int32_t late; /* rows that results wait for, so that they can take the input's place; 0: none wait */
 } ednn_depthwise_words_t;
 
-/* scratch: 4 bytes for each tap, and in_c bytes, in the same array as `in`. `in` and `out` are aligned to 4 if `each` is 1. */
+/* scratch: 4 bytes for each tap, in_c bytes up to a multiple of 4, and late + 1 rows of the output if any; in the same array
+   as `in`. `in` and `out` are aligned to 4 if `each` is 1. */
 void ednn_depthwise_words_s8(const ednn_depthwise_words_t *p, const int8_t *in, int8_t *out, void *scratch);
 void ednn_depthwise_spread_s8(const ednn_depthwise_words_t *p, const int8_t *in, int8_t *out, void *scratch);
 
