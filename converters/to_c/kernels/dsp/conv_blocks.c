@@ -123,11 +123,13 @@ static int gather_four(const state_t *s)
     for (int32_t i = 0; i < p->kernel_h; i++, top += p->dilation_h) {
         const int inside = top >= 0 && top < p->in_h;
         const int8_t *from = inside ? s->in + (top * p->in_w + left) * p->in_c : copied(s, top, left, 0);
-        lanes = expand_four(lanes, from, inside ? pitch : 0, whole);
+        const int32_t step = inside ? pitch : 0;
+        lanes = expand_four(lanes, from, step, whole);
         for (int32_t k = 4 * whole; k < s->run; k++, rest++) {
-            for (int32_t lane = 0; lane < EDNN_LANES; lane++) {
-                rest[lane * s->left] = from[k + (inside ? lane * pitch : 0)];
-            }
+            rest[0] = from[k];
+            rest[s->left] = from[k + step];
+            rest[2 * s->left] = from[k + 2 * step];
+            rest[3 * s->left] = from[k + 3 * step];
         }
     }
     if (odd > 0) {
