@@ -13,6 +13,7 @@ Fields = dict[str, int | Constant | None]
 KINDS = {"int8": 1, "int16": 2, "int32": 4, "int64": 8, "uint8": 5, "bool": 6}  # of requantize.h
 LIMITS = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767), "int32": (-(1 << 31), (1 << 31) - 1)}
 VECTOR = 16  # values of 8 bits that LiteRT's QUANTIZE does at once, with another rounding than the rest
+FLOATS = 8  # floats that LiteRT makes or reads at once, with other roundings than the rest
 PAIRS = {("int8", "int8"), ("int8", "uint8"), ("uint8", "int8"), ("uint8", "uint8"), ("int16", "int8"), ("int16", "int16"),
          ("int16", "int32"), ("int32", "int8"), ("int32", "int16")}  # fmt: skip
 
@@ -68,10 +69,15 @@ def dequantize(one: Op, features: Features) -> Call:
 
 def _float(t: Tensor) -> Params:
     """The parameters of integers that are made from floats or become some."""
+    need(float(t.scale) > 0 and (t.dtype != "int16" or t.zero_point == 0), "its scale is 0, or int16 has a zero point")
     least, largest = LIMITS[t.dtype]
-    bits = int(np.asarray(t.scale, np.float32).view(np.uint32))
+    with np.errstate(over="ignore"):
+        numbers = np.array([t.scale, np.float32(1) / t.scale, np.float32(-t.zero_point) * t.scale], np.float32)
+    need(bool(np.isfinite(numbers).all()), f"its scale is {t.scale:g}")
+    scale, inverse, offset = (int(bits) for bits in numbers.view(np.uint32))
     fields: Fields = {
-        "count": t.elements, "kind": KINDS[t.dtype], "scale": bits, "zero": t.zero_point, "least": least, "largest": largest,
+        "count": t.elements, "head": t.elements // FLOATS * FLOATS, "kind": KINDS[t.dtype], "scale": scale,
+        "inverse": inverse, "offset": offset, "zero": t.zero_point, "least": least, "largest": largest,
     }  # fmt: skip
     return Params("ednn_float_t", fields)
 

@@ -108,16 +108,16 @@ def test_floats_at_the_border(tmp_path: Path, rng: Any) -> None:
     """QUANTIZE first, DEQUANTIZE last; halves, infinities and huge values among the inputs."""
     tensors, nodes = [], []
     for dtype in ("int8", "uint8", "int16"):
-        inner = quantized(rng, [257], dtype if dtype != "uint8" else "int16")
-        inner = T([257], dtype, inner.scale, int(rng.integers(0, 256)) if dtype == "uint8" else inner.zero)
+        inner = quantized(rng, [261], dtype if dtype != "uint8" else "int16")
+        inner = T([261], dtype, inner.scale, int(rng.integers(0, 256)) if dtype == "uint8" else inner.zero)
         at = len(tensors)
-        tensors += [T([257], "float32"), inner, T([257], "float32")]
+        tensors += [T([261], "float32"), inner, T([261], "float32")]
         nodes += [Node("QUANTIZE", [at], [at + 1]), Node("DEQUANTIZE", [at + 1], [at + 2], version=2)]
     path = write(tmp_path / "m.tflite", tensors, nodes, [0, 3, 6], [2, 5, 8])
     steps = [np.float32(t.scale) for t in tensors[1::3]]
-    feed = [np.concatenate([rng.normal(0, 100, 129), np.arange(-64, 64) + 0.5]).astype(np.float32) * s for s in steps]
+    feed = [np.concatenate([rng.normal(0, 100, 133), np.arange(-64, 64) + 0.5]).astype(np.float32) * s for s in steps]
     made = check(path, tmp_path / "c", [feed])
-    beyond = [np.full(257, v, np.float32) for v in (np.inf, -np.inf, 3e38)]
+    beyond = [np.full(261, v, np.float32) for v in (np.inf, -np.inf, 3e38)]
     found = made.run([beyond])[0]
     for out, t, most in zip(found, tensors[1::3], (127, 0, 32767), strict=True):
         np.testing.assert_array_equal(out, np.float32(t.scale) * np.float32(most - t.zero))

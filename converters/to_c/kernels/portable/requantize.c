@@ -67,7 +67,7 @@ static float from_bits(uint32_t bits)
     return x;
 }
 
-/* Halves away from zero; what is beyond 2^20, and what is no number, becomes +-2^20. */
+/* Halves to the even one; what is beyond 2^20, and what is no number, becomes +-2^20. */
 static int32_t rounded(float x)
 {
     const float most = 1048576.0f;
@@ -79,22 +79,35 @@ static int32_t rounded(float x)
     }
     const int32_t whole = (int32_t)x;
     const float rest = x - (float)whole; /* exact */
-    return whole + (rest >= 0.5f ? 1 : 0) - (rest <= -0.5f ? 1 : 0);
+    const int half = whole & 1;
+    return whole + ((rest > 0.5f || (rest >= 0.5f && half)) ? 1 : 0) - ((rest < -0.5f || (rest <= -0.5f && half)) ? 1 : 0);
+}
+
+/* Halves away from zero. */
+static int32_t rounded_away(double x)
+{
+    const double most = 1048576.0;
+    if (!(x > -most)) {
+        return -1048576;
+    }
+    return x > most ? 1048576 : (int32_t)(x < 0.0 ? x - 0.5 : x + 0.5);
 }
 
 void ednn_from_float(const ednn_float_t *p, const float *in, void *out)
 {
-    const float scale = from_bits(p->scale);
+    const float scale = from_bits(p->scale), inverse = from_bits(p->inverse);
     for (int32_t i = 0; i < p->count; i++) {
-        const float x = in[i] / scale;
-        store(out, i, p->kind, ednn_clamp(rounded(x) + p->zero, p->least, p->largest));
+        const int32_t x = i < p->head ? rounded(in[i] * inverse) : rounded_away((double)in[i] / (double)scale);
+        store(out, i, p->kind, ednn_clamp(x + p->zero, p->least, p->largest));
     }
 }
 
 void ednn_to_float(const ednn_float_t *p, const void *in, float *out)
 {
-    const float scale = from_bits(p->scale);
+    const float scale = from_bits(p->scale), offset = from_bits(p->offset);
     for (int32_t i = 0; i < p->count; i++) {
-        out[i] = scale * (float)((int32_t)load(in, i, p->kind) - p->zero);
+        const int32_t x = (int32_t)load(in, i, p->kind);
+        volatile float product = scale * (float)(i < p->head ? x : x - p->zero); /* rounded before the sum, not fused */
+        out[i] = i < p->head ? product + offset : product;
     }
 }

@@ -20,8 +20,11 @@ typedef struct {
 
 typedef struct {
     int32_t count;
-    int32_t kind; /* of the integers */
-    uint32_t scale; /* the bits of a float32 */
+    int32_t head;     /* so many first values as TensorFlow Lite's vector code does them, the others as its plain code */
+    int32_t kind;     /* of the integers */
+    uint32_t scale;   /* the bits of a float32 */
+    uint32_t inverse; /* of 1 / scale */
+    uint32_t offset;  /* of -zero * scale */
     int32_t zero;
     int32_t least, largest;
 } ednn_float_t;
