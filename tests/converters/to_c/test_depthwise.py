@@ -246,3 +246,30 @@ def test_results_that_wait_take_the_place_of_the_input(tmp_path: Path) -> None:
     assert call.overlap == {0: 0}
     assert made.program.places[id(graph.outputs[0])] == made.program.places[id(graph.inputs[0])]
     assert made.program.plan.total == graph.inputs[0].nbytes + call.scratch == 8000 + 36 + 64 + 640
+
+
+@pytest.mark.parametrize("features", FEATURES, ids=["portable", "dsp"])
+@pytest.mark.parametrize("pads", [(0, 1, 0, 1), (1, 0, 2, 1), (1, 1, 1, 1)])
+def test_a_pad_before_it_becomes_its_own(tmp_path: Path, pads: tuple[int, ...], features: Features) -> None:
+    """Rows and columns of zero points above, below, left and right of the image, other than SAME would have them."""
+    top, bottom, left, right = pads
+    padded = one(h=9 + top + bottom, w=7 + left + right, padding=VALID, stride_h=2, stride_w=2, in_zero=-7)
+    (x, *rest), node = layer(padded, 0)
+    amounts = np.array([[0, 0], [top, bottom], [left, right], [0, 0]], np.int32)
+    tensors = [x, *rest, replace(x, shape=(1, 9, 7, 8)), T((4, 2), "int32", data=amounts)]
+    nodes = [Node("PAD", [4, 5], [0], {}, "PadOptions", 2), node]
+    path = write(tmp_path / "model.tflite", tensors, nodes, [4], [3])
+    feeds = [[np.random.default_rng(i).integers(-128, 128, (1, 9, 7, 8)).astype(np.int8)] for i in range(3)]
+    made = check(path, tmp_path / "c", feeds, features)
+    assert len(made.program.steps) == 1
+
+
+@pytest.mark.parametrize("features", FEATURES, ids=["portable", "dsp"])
+def test_weights_of_int4(tmp_path: Path, features: Features) -> None:
+    (x, weights, bias, y), node = layer(one(), 0)
+    values = np.random.default_rng(0).integers(-7, 8, weights.shape).astype(np.int8)
+    nibbles = values.ravel().view(np.uint8) & 15
+    packed = nibbles[0::2] | nibbles[1::2] << 4
+    tensors = [x, replace(weights, dtype="int4", data=packed, scale=np.asarray(weights.scale) * 16), bias, y]
+    path = write(tmp_path / "model.tflite", tensors, [node], [0], [3])
+    check(path, tmp_path / "c", [[np.random.default_rng(1).integers(-128, 128, x.shape).astype(np.int8)]], features)
