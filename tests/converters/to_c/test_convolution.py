@@ -168,6 +168,43 @@ def test_int4_weights(tmp_path: Path, features: Features, per_channel: bool) -> 
     compare(tmp_path, write(tmp_path / "m.tflite", tensors, [node], [0], [3]), features)
 
 
+def chain(path: Path, cases: list[dict[str, Any]]) -> Path:
+    """Layers one after another, the fourth's input added to the result of the fifth."""
+    tensors: list[T] = []
+    nodes: list[Node] = []
+    last, kept = 0, 0
+    for at, c in enumerate(cases):
+        made, node = layer(c, len(tensors) - (1 if tensors else 0))
+        if tensors:
+            made[0] = tensors.pop()
+            made[2] = replace(made[2], scale=np.asarray(made[1].scale) * np.float32(made[0].scale))
+            made[3] = replace(made[3], scale=np.float32(made[0].scale * np.sqrt(made[1].data[0].size) * 0.5))
+        tensors += made
+        nodes.append(replace(node, inputs=[last, len(tensors) - 3, len(tensors) - 2], outputs=[len(tensors) - 1]))
+        last = len(tensors) - 1
+        kept = nodes[-1].inputs[0] if at == 3 else kept
+    tensors.append(replace(tensors[last], zero=-7))
+    nodes.append(Node("ADD", [last, kept], [last + 1], {}, "AddOptions", 2))
+    return write(path, tensors, nodes, [0], [last + 1])
+
+
+@pytest.mark.parametrize("features", [frozenset(), DSP])
+@pytest.mark.parametrize(("h", "w"), [(5, 7), (8, 8), (1, 9)])
+def test_results_lie_over_what_was_read(tmp_path: Path, features: Features, h: int, w: int) -> None:
+    """Single pixels to more and to fewer channels and windows share memory with their inputs, a sum lies over its operand."""
+    same = {**CASE, "h": h, "w": w, "activation": 0, "in_zero": 5, "out_zero": 5}
+    one = {**same, "kernel_h": 1, "kernel_w": 1}
+    cases = [{**one, "depth": 5, "out_c": 11}, {**same, "depth": 11, "out_c": 13}, {**one, "depth": 13, "out_c": 8},
+             {**same, "depth": 8, "out_c": 12}, {**one, "depth": 12, "out_c": 8}]  # fmt: skip
+    made = compare(tmp_path, chain(tmp_path / "m.tflite", cases), features)
+    assert made.program.steps[-1].op.epilogue is not None
+    apart = max(
+        sum(t.nbytes for t in (*s.op.inputs, *s.op.outputs) if t is not None and t.data is None) + s.call.scratch
+        for s in made.program.steps
+    )
+    assert made.program.plan.total < apart
+
+
 CASE: dict[str, Any] = {
     "dtype": "int8", "padding": SAME, "kernel_h": 3, "kernel_w": 3, "stride_h": 1, "stride_w": 1, "dilation_h": 1,
     "dilation_w": 1, "h": 6, "w": 6, "groups": 1, "depth": 4, "out_c": 6, "in_zero": -3, "out_zero": -128, "other_zero": 0,

@@ -1,6 +1,6 @@
 /* Convolution of int8 on Armv7E-M: the patches of four pixels are expanded to 16 bits, then multiplied by pairs of channels.
 
-   Order of k: of each row of the kernel as many bytes as make whole words; then what is left of all rows. */
+   Order of k: of each row of the kernel as many bytes as make whole words; then what is left of all rows. SPDX-License-Identifier: 0BSD */
 #include "conv_blocks.h"
 
 #include "matrix.h"

@@ -1,4 +1,4 @@
-/* Fully connected layer of int8 on Armv7E-M: four channels at a time. */
+/* Fully connected layer of int8 on Armv7E-M: four channels at a time. SPDX-License-Identifier: 0BSD */
 #include "dense_blocks.h"
 
 #include "matrix.h"

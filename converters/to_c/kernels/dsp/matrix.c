@@ -1,4 +1,4 @@
-/* Matrix kernels of Armv7E-M: 13 instructions for 16 multiply-accumulates of four pixels, 21 for 16 of one row. */
+/* Matrix kernels of Armv7E-M: 13 instructions for 16 multiply-accumulates of four pixels, 21 for 16 of one row. SPDX-License-Identifier: 0BSD */
 #include "matrix.h"
 
 #if defined(__ARM_FEATURE_DSP) && __ARM_FEATURE_DSP && defined(__thumb2__) && defined(__GNUC__)
