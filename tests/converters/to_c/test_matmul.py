@@ -120,7 +120,9 @@ def test_floats_at_the_border(tmp_path: Path, rng: Any) -> None:
     beyond = [np.full(261, v, np.float32) for v in (np.inf, -np.inf, 3e38)]
     found = made.run([beyond])[0]
     for out, t, most in zip(found, tensors[1::3], (127, 0, 32767), strict=True):
-        np.testing.assert_array_equal(out, np.float32(t.scale) * np.float32(most - t.zero))
+        np.testing.assert_allclose(
+            out, np.float32(t.scale) * np.float32(most - t.zero), rtol=1e-6
+        )  # the limit, not more
 
 
 @pytest.mark.parametrize(
