@@ -37,8 +37,8 @@ demo: $(VENV)/.demo
 	@echo "== done; open demo-out/report.html in a browser"
 
 frameworks: $(VENV)/.dev
-	@echo "== installing the frameworks whose models are imported, and tensorflow-model-optimization: torch $(TORCH), JAX and Flax"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[tfmot]'
+	@echo "== installing the frameworks whose models are imported, tensorflow-model-optimization, the compiler and emulator of microcontrollers: torch $(TORCH), JAX and Flax"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[tfmot,mcu]'
 	@$(BIN)/pip install --quiet --disable-pip-version-check 'torch==$(TORCH)' 'onnxscript>=0.7' || echo "no torch $(TORCH) here: its tests are skipped"
 	@$(BIN)/pip install --quiet --disable-pip-version-check jax jaxlib flax msgpack || echo "no JAX here: its tests are skipped"
 
