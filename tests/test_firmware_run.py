@@ -70,7 +70,7 @@ def test_a_run_for_a_board_delivers_firmware_and_its_figures(tmp_path: Path) -> 
     jsonschema.validate(report, json.loads((ROOT / "docs/schema/report.schema.json").read_text()))
     told = report["artifacts"][0]["devices"]
     assert set(told) == {"cortex-m4", "stm32l4"}
-    assert 64 < told["stm32l4"]["instructions"]["total"] < 1000
+    assert 64 < told["stm32l4"]["instructions"]["total"] < 4000
     assert told["stm32l4"]["board"]["fits"]
     assert [made["folder"] for made in report["firmware"]] == ["firmware_cortex-m4", "firmware_stm32l4"]
     for made in report["firmware"]:
@@ -116,3 +116,33 @@ def test_a_float_model_is_told_and_the_rest_of_the_run_is_kept(tmp_path: Path) -
     with pytest.raises(TargetError, match=r"firmware computes with integers, and plain.tflite is float32"):
         invoke("compress", str(path), "--quantize", "float32", "--target", "cortex-m4", "-o", str(tmp_path / "out"))
     assert (tmp_path / "out/plain_float32.tflite").is_file()
+
+
+def test_a_model_with_a_state_begins_anew_with_every_run(tmp_path: Path) -> None:
+    """An SVDF keeps what it saw: the folder says how it is begun, and the emulated core begins it for each inference."""
+    from edgedl.converters.to_c import firmware
+    from edgedl.engine import describe
+    from edgedl.targets.mcu.target import CortexM4
+
+    h, rng = harness(), np.random.default_rng(1)
+    feature, time = rng.integers(-9, 9, (4, 8), np.int8), rng.integers(-9, 9, (4, 3), np.int16)
+    tensors = [
+        h.T([1, 8], scale=0.05), h.T([4, 8], scale=0.02, data=feature), h.T([4, 3], "int16", scale=0.001, data=time),
+        h.T([4], "int32", scale=1e-4, data=np.zeros(4, np.int32)), h.T([1, 12], "int16", scale=0.1, variable=True),
+        h.T([1, 4], scale=0.02, zero=-3),
+    ]  # fmt: skip
+    options = {"rank": 1, "fusedActivationFunction": 1}
+    path = h.write(
+        tmp_path / "m.tflite", tensors, [h.Node("SVDF", [0, 1, 2, 3, 4], [5], options, "SVDFOptions")], [0], [5]
+    )
+    library = firmware(path).library()
+    assert "m_init(arena);" in library["README.md"]
+    assert "m_init(arena);" in library["examples/m/m.ino"]
+    x = rng.integers(-128, 128, (1, 8), np.int8)
+    expected = h.Firmware(path, tmp_path / "host").run([[x]])[0][0]
+    with CortexM4().open() as session:
+        session.load(describe(path))
+        name = describe(path).inputs[0].name
+        for other in (x, -x, x):  # the one between must leave nothing behind
+            outputs, _ = session.run({name: other})
+        np.testing.assert_array_equal(next(iter(outputs.values())), expected)

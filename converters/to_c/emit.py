@@ -128,11 +128,11 @@ def header(program: Program, name: str) -> str:
                 f"#define {upper}_{label}_ZERO {tensor.zero_point}",
             ]
     macros = "\n".join(lines)
-    states = f"\n\n/* Forgets all earlier runs: call it before the first one. */\nvoid {name}_init(uint8_t *arena);"
+    forget = f"\n\n/* Forgets all earlier runs: call it before the first one. */\nvoid {name}_init(uint8_t *arena);"
     return _template("model.h.in").substitute(
         name=name,
         upper=upper,
-        init=states if variables(graph) else "",
+        init=forget if states(program) else "",
         arena=max(program.plan.total, 1),
         macros=macros,
         source=comment(graph.name),
@@ -162,15 +162,20 @@ def code(program: Program, name: str) -> str:
     )  # fmt: skip
 
 
+def states(program: Program) -> list[tuple[int, int, int]]:
+    """Of each tensor that is kept from run to run: its offset in the arena, its bytes, and the byte that stands for zero."""
+    return [
+        (program.places[id(t)], t.nbytes, t.zero_point % 256 if t.dtype == "int8" else 0)
+        for t in variables(program.graph)
+    ]
+
+
 def _init(program: Program, name: str) -> str:
     """The function that makes real zeros of all values that are kept from run to run; none: nothing."""
-    lines = []
-    for tensor in variables(program.graph):
-        zero = tensor.zero_point % 256 if tensor.dtype == "int8" else 0
-        place = program.places[id(tensor)]
-        lines.append(
-            f"    for (uint32_t i = 0; i < {tensor.nbytes}u; i++) {{\n        arena[{place}u + i] = {zero};\n    }}"
-        )
+    lines = [
+        f"    for (uint32_t i = 0; i < {size}u; i++) {{\n        arena[{place}u + i] = {zero};\n    }}"
+        for place, size, zero in states(program)
+    ]
     return "\n".join(["", f"void {name}_init(uint8_t *arena)", "{", *lines, "}", ""]) if lines else ""
 
 

@@ -11,12 +11,14 @@ from typing import Any
 from ...artifact import TensorSpec
 from ...errors import UsageError
 from ..inspect_tflite import readable
-from .emit import HERE, identifier, kernel_files, sources
+from .emit import HERE, identifier, kernel_files, sources, states
 from .graph import Tensor, read
 from .program import Program, program
 
 LIBRARY = ("CMakeLists.txt", "library.properties", "library.json", "README.md", "example.c", "example.ino")
 PLACES = {"example.c": "examples/example.c", "example.ino": "examples/{name}/{name}.ino"}
+STATELESS = "The block may be used for other things between two calls: it is filled anew by each."
+STATE = "The block holds the model's state between two calls: keep it as it is, or begin anew with the init function."
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class Firmware:
     inputs: tuple[Place, ...]
     outputs: tuple[Place, ...]
     layers: tuple[LayerCall, ...]
+    states: tuple[tuple[int, int, int], ...] = ()  # kept from run to run: offset, bytes, and the byte that is zero
 
     @property
     def macs(self) -> int:
@@ -60,6 +63,10 @@ class Firmware:
         values = {
             "name": self.name, "upper": self.name.upper(), "arena": self.arena_bytes,
             "input_bytes": self.inputs[0].nbytes if self.inputs else 0, "ends": _ends(self),
+            "start": f"{self.name}_init(arena); /* once: the model keeps a state from call to call */\n    " if self.states else "",
+            "kept": STATE if self.states else STATELESS,
+            "start_example": f"{self.name}_init(arena.bytes);\n    " if self.states else "",
+            "start_sketch": f" {self.name}_init(arena);" if self.states else "",
             "sources": "\n".join(f"  src/{name}" for name in sorted(self.sources) if name.endswith(".c")),
         }  # fmt: skip
         found = {f"src/{name}": text for name, text in self.sources.items()}
@@ -94,6 +101,7 @@ def firmware(path: Path | str, features: Iterable[str] = (), name: str = "") -> 
     return Firmware(
         name, sources(made, name), max(made.plan.total, 1), made.plan.bound,
         tuple(_place(made, t) for t in graph.inputs), tuple(_place(made, t) for t in graph.outputs), layers,
+        tuple(states(made)),
     )  # fmt: skip
 
 

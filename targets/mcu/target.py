@@ -52,6 +52,7 @@ class Program:
     inputs: tuple[Place, ...]
     outputs: tuple[Place, ...]
     layers: tuple[str, ...] = ()
+    states: tuple[tuple[int, bytes], ...] = ()  # what lies in the arena before a run: every run is the first one
 
     @classmethod
     def made_of(cls, artifact: Artifact, features: frozenset[str]) -> Program:
@@ -64,7 +65,8 @@ class Program:
             tuple(Place(spec, place.offset, place.nbytes) for spec, place in zip(specs, _in_order(specs, places), strict=True))
             for specs, places in ((artifact.inputs, made.inputs), (artifact.outputs, made.outputs))
         ]  # fmt: skip
-        return cls(made.name, made.sources, made.arena_bytes, ends[0], ends[1], tuple(x.name for x in made.layers))
+        return cls(made.name, made.sources, made.arena_bytes, ends[0], ends[1], tuple(x.name for x in made.layers),
+                   _states(made.states))  # fmt: skip
 
     @classmethod
     def of(cls, artifact: Artifact) -> Program:
@@ -85,6 +87,7 @@ class Program:
                 inputs=tuple(map(_place, told["inputs"])),
                 outputs=tuple(map(_place, told["outputs"])),
                 layers=tuple(str(layer["name"]) for layer in told.get("layers", ())),
+                states=_states(told.get("states", ())),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise TargetError(
@@ -97,6 +100,10 @@ def _in_order(specs: Sequence[TensorSpec], places: Sequence[Any]) -> list[Any]:
     known = {place.spec.name: place for place in places}
     names = [spec.inside for spec in specs]
     return [known[name] for name in names] if len(known) == len(places) and set(names) == set(known) else list(places)
+
+
+def _states(told: Sequence[Sequence[int]]) -> tuple[tuple[int, bytes], ...]:
+    return tuple((int(offset), bytes([int(zero)]) * int(size)) for offset, size, zero in told)
 
 
 def _place(told: Mapping[str, Any]) -> Place:
@@ -224,7 +231,7 @@ class McuSession:
         """
         program = self._loaded()
         samples = _samples(program.inputs, inputs)
-        found = [self._once(program, _written(program.inputs, sample)) for sample in samples]
+        found = [self._once(program, [*program.states, *_written(program.inputs, sample)]) for sample in samples]
         outputs = {name: np.concatenate([o[name] for o, _ in found]) if len(found) > 1 else values.copy()
                    for name, values in found[0][0].items()}  # fmt: skip
         return outputs, sum(elapsed for _, elapsed in found)
