@@ -24,10 +24,16 @@ def command(as_json: bool) -> None:
     if as_json:
         options.print_json(rows)
         return
+    width = max(len(row["name"]) for row in rows)
+    groups: dict[str, list[str]] = {}
     for row in rows:
-        click.echo(f"{row['name']:<8} {row['about']}")
-        for option in row["options"]:
-            click.echo(f"         {row['name']}.{option['name']} = {option['default']!r}")
+        click.echo(f"{row['name']:<{width}}  {row['about']}")
+        groups.setdefault("\n".join(f"  {o['name']} = {o['default']!r}" for o in row["options"]), []).append(
+            row["name"]
+        )
+    for told, alike in groups.items():
+        named = alike[0] if len(alike) == 1 else "TARGET, one of " + ", ".join(alike)
+        click.echo(f"\n--set {'TARGET' if len(alike) > 1 else alike[0]}.OPTION=VALUE ({named}):\n{told}")
 
 
 def _row(name: str) -> dict[str, Any]:
