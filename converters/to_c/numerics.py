@@ -11,6 +11,7 @@ from ...artifact import Array
 from .graph import Op, Tensor, Unsupported
 
 LIMITS = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767), "int32": (-(1 << 31), (1 << 31) - 1)}
+BLOCK = 16  # elements that LiteRT's vector code for ADD adds at a time; what is left behind them it rounds otherwise
 NONE, RELU, RELU_N1_TO_1, RELU6 = 0, 1, 2, 3  # ActivationFunctionType of schema.fbs
 
 
@@ -81,7 +82,11 @@ def _at(real: float, y: Tensor) -> int:
 
 
 def addition(op: Op, a: Tensor, b: Tensor, y: Tensor) -> dict[str, int]:
-    """The fields of `ednn_add_one_t` (add_one.h): an ADD of int8, as `Prepare` of add.cc scales it. Raises Unsupported."""
+    """The fields of `ednn_add_one_t` (add_one.h): an ADD or SUB of int8, as `Prepare` of add.cc scales it. Raises Unsupported.
+
+    LiteRT's vector code for ADD shifts an operand by 20 + its (negative) shift bits to the left, and narrows results to
+    int16 without saturation: what would go beyond that is refused.
+    """
     twice = 2.0 * max(float(a.scale), float(b.scale))
     if not (twice > 0 and float(y.scale) > 0):
         raise Unsupported("a scale is 0")
@@ -90,12 +95,23 @@ def addition(op: Op, a: Tensor, b: Tensor, y: Tensor) -> dict[str, int]:
     total, shift = quantize_multiplier(twice / ((1 << 20) * float(y.scale)))
     if shift > 0:
         raise Unsupported(f"its output's scale {float(y.scale):g} is too small beside those of its inputs")
+    if op.kind == "ADD":
+        if min(a_shift, b_shift) < -20:
+            raise Unsupported("the scales of its inputs are too far apart")
+        reach = sum(farthest(t) * float(t.scale) for t in (a, b)) / float(y.scale)
+        if reach + abs(y.zero_point) >= 32767:
+            raise Unsupported(f"its output's scale {float(y.scale):g} is too small beside those of its inputs")
     least, largest = activation_limits(op, y)
     return {
         "a_zero": a.zero_point, "a_multiplier": left, "a_right": -a_shift,
         "b_zero": b.zero_point, "b_multiplier": right, "b_right": -b_shift,
         "out_zero": y.zero_point, "out_multiplier": total, "out_shift": shift, "least": least, "largest": largest,
     }  # fmt: skip
+
+
+def farthest(x: Tensor) -> int:
+    """The largest distance of an int8 from the tensor's zero point."""
+    return max(127 - x.zero_point, x.zero_point + 128)
 
 
 def same_padding(size: int, out: int, kernel: int, stride: int, dilation: int) -> int:

@@ -151,16 +151,16 @@ def _near(wanted: Reference, low: int, high: int, least: int, steps: Array) -> R
     return None
 
 
-def addition_at_once(sums: Mapping[str, int]) -> tuple[int, int, int, int] | None:
+def addition_at_once(sums: Mapping[str, int], rest: bool = False) -> tuple[int, int, int, int] | None:
     """(a, b, offset, shift) with which `saturate((x * a + y * b + offset) >> shift)` is the ADD of `numerics.addition`.
 
-    Tried on all 65,536 pairs: of each two factors near those of the real scales the offsets that serve every pair are an
+    Of blocks of 16 elements, or of the `rest` behind them, where LiteRT rounds otherwise. Tried on all 65,536 pairs: of each two factors near those of the real scales the offsets that serve every pair are an
     interval, often not an empty one. None: no such numbers, or limits that are not those of int8.
     """
     if (sums["least"], sums["largest"]) != INT8:
         return None
     x, y = (v.ravel() for v in np.meshgrid(np.arange(-128, 128), np.arange(-128, 128)))
-    wanted = _sums(sums, x, y)
+    wanted = _sums(sums, x, y, rest)
     real = [sums[f"{k}_multiplier"] * 2.0 ** (-sums[f"{k}_right"] + sums["out_shift"]) for k in "ab"]
     real = [r * sums["out_multiplier"] * 2.0 ** (20 - 62) for r in real]
     most = 256 * (real[0] + real[1]) + 300  # of a sum, and of its parts
@@ -180,14 +180,18 @@ def addition_at_once(sums: Mapping[str, int]) -> tuple[int, int, int, int] | Non
     return None
 
 
-def _sums(sums: Mapping[str, int], x: Array, y: Array) -> Array:
-    """What `ednn_add_one` gives, int64."""
+def _sums(sums: Mapping[str, int], x: Array, y: Array, rest: bool) -> Array:
+    """What `ednn_add_one` gives (each operand rounded once), or what add.c gives for the rest (rounded twice): int64."""
 
     def rescaled(v: Array, multiplier: int, right: int) -> Array:
         high = (v * multiplier + (1 << 30)) >> 31
         return np.asarray((high + (1 << right >> 1) - ((high < 0) & (right > 0))) >> right)
 
-    left = rescaled((x - sums["a_zero"]) << 20, sums["a_multiplier"], sums["a_right"])
-    right = rescaled((y - sums["b_zero"]) << 20, sums["b_multiplier"], sums["b_right"])
+    def operand(v: Array, name: str) -> Array:
+        down = sums[f"{name}_right"]
+        first, last = (0, down) if rest else (down, 0)
+        return rescaled((v - sums[f"{name}_zero"]) << (20 - first), sums[f"{name}_multiplier"], last)
+
+    left, right = operand(x, "a"), operand(y, "b")
     found = rescaled(left + right, sums["out_multiplier"], -sums["out_shift"]) + sums["out_zero"]
     return np.asarray(np.clip(found, sums["least"], sums["largest"]))

@@ -10,6 +10,7 @@ import numpy as np
 from ...artifact import Array
 from .call import lower
 from .graph import Graph, Op, Tensor
+from .numerics import BLOCK
 from .strided import copied
 
 Pass = Callable[[Graph], Graph]
@@ -73,7 +74,8 @@ def _pad_amounts(op: Op) -> tuple[int, int, int, int] | None:
 def fuse_additions(graph: Graph) -> Graph:
     """An ADD of a convolution's result, which nobody else reads, and another tensor is done by the convolution's kernel.
 
-    The convolution moves to the place of the addition, where both are known.
+    The convolution moves to the place of the addition, where both are known. Only where all elements are in blocks of 16:
+    LiteRT rounds what is left behind those otherwise.
     """
     readers, made = graph.readers(), {id(t): op for op in graph.ops for t in op.outputs}
     gone: set[int] = set()
@@ -82,7 +84,7 @@ def fuse_additions(graph: Graph) -> Graph:
         if add.kind != "ADD" or len(add.inputs) != 2 or add.outputs[0].dtype != "int8":
             continue
         pair = [add.input(0), add.input(1)]
-        if pair[0] is pair[1] or pair[0].shape != pair[1].shape:
+        if pair[0] is pair[1] or pair[0].shape != pair[1].shape or add.outputs[0].elements % BLOCK:
             continue
         for mine, other in (pair, pair[::-1]):
             conv = made.get(id(mine))

@@ -11,7 +11,7 @@ from ....artifact import Array
 from .. import pairs
 from ..call import SCRATCH, Call, Constant, Features, Params, need, op, read, write
 from ..graph import Op, Tensor, Unsupported
-from ..numerics import activation_limits, addition, convolution_multipliers, padding
+from ..numerics import BLOCK, activation_limits, addition, convolution_multipliers, padding
 from ..overlap import lead_of_windows
 
 LANES = 4  # pixels that the kernel of conv_blocks.c computes at a time
@@ -87,6 +87,7 @@ def _added(one: Op, call: Call) -> Call:
     need(add.kind == "ADD", f"{add.kind} in the same kernel")
     other, params = one.input(3), call.arguments[0]
     need(other.shape == one.outputs[0].shape and other.dtype == "int8", "what is added to it has another shape")
+    need(other.elements % BLOCK == 0, "an addition that does not consist of whole blocks")
     assert isinstance(params, Params)
     sums = addition(add, add.input(0), other, one.outputs[0])
     fields: dict[str, int | Constant | None] = {

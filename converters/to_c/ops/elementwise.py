@@ -12,10 +12,11 @@ from ....artifact import Array
 from .. import pairs
 from ..call import Call, Constant, Features, Params, need, op, read, write
 from ..graph import Op, Tensor
-from ..numerics import activation_limits, quantize_multiplier
+from ..numerics import BLOCK, activation_limits, addition, farthest, quantize_multiplier
 
 OUTER = 4  # EDNN_OUTER of elementwise.h
-LEFT = {"int8": 20, "int16": 15}  # bits that the operands of sums are shifted up by
+LEFT = 15  # bits that the operands of sums of int16 are shifted up by
+REPEATED = 8  # elements that LiteRT's vector code for ADD adds to one value at a time
 
 
 @op("ADD", versions=5)
@@ -32,13 +33,18 @@ def sub(one: Op, features: Features) -> Call:
 
 @op("MUL", versions=7)
 def mul(one: Op, features: Features) -> Call:
-    """`a * b`; the factor of scales is computed as float32, as mul.cc does."""
+    """`a * b`; the factor of scales is computed as float32, as mul.cc does.
+
+    LiteRT's vector code for int8 narrows results to int16 without saturation: factors with which one could go beyond that
+    are refused.
+    """
     a, b, y = _operands(one)
     product = np.float32(np.float32(a.scale * b.scale) / y.scale)
     multiplier, shift = quantize_multiplier(float(product))
     need(_zero_points(a, b, y) or y.dtype == "int8", "an int16 tensor has a zero point")
+    narrow = y.dtype != "int8" or farthest(a) * farthest(b) * float(product) + abs(y.zero_point) < 32767
     most = (255 if y.dtype == "int8" else 32768) ** 2
-    need(shift <= 0 or most << shift < 1 << 31, f"a rescaling factor of {float(product):g} is too large")
+    need(narrow and (shift <= 0 or most << shift < 1 << 31), f"a rescaling factor of {float(product):g} is too large")
     least, largest = activation_limits(one, y)
     fields = {
         "a_zero": a.zero_point, "b_zero": b.zero_point, "out_zero": y.zero_point,
@@ -78,7 +84,7 @@ def squared_difference(one: Op, features: Features) -> Call:
     need(twice > 0 and divisor > 0, "a scale is 0")
     multiplier, shift = quantize_multiplier(twice * twice / divisor)
     need(shift <= 0, "its output has too small a scale")
-    fields = {**_scaled("a", a, twice, 1), **_scaled("b", b, twice, 1)}
+    fields = {**_scaled("a", a, twice), **_scaled("b", b, twice)}
     fields |= {"out_zero": y.zero_point, "out_multiplier": multiplier, "out_shift": shift}
     return _call(one, "elementwise_square", "square", fields)
 
@@ -104,10 +110,12 @@ def _extreme(one: Op, which: str) -> Call:
 
 def _sum(one: Op, sign: int, features: Features) -> Call:
     a, b, y = _operands(one)
+    if y.dtype == "int8":
+        return _sum_of_bytes(one, sign, features)
     least, largest = activation_limits(one, y)
     limits = {"least": least, "largest": largest}
-    need(_zero_points(a, b, y) or y.dtype == "int8", "an int16 tensor has a zero point")
-    if y.dtype == "int16" and one.option("potScaleInt16", True):
+    need(_zero_points(a, b, y), "an int16 tensor has a zero point")
+    if one.option("potScaleInt16", True):
         powers = [power_of_two(float(t.scale)) for t in (a, b, y)]
         if all(p is not None for p in powers):
             rights = [(powers[2] or 0) - (p or 0) for p in powers[:2]]
@@ -117,24 +125,35 @@ def _sum(one: Op, sign: int, features: Features) -> Call:
             return _call(one, "add_pot", "add_pot", fields)
     twice = 2.0 * max(float(a.scale), float(b.scale))
     need(twice > 0 and float(y.scale) > 0, "a scale is 0")
-    multiplier, shift = quantize_multiplier(twice / ((1 << LEFT[y.dtype]) * float(y.scale)))
+    multiplier, shift = quantize_multiplier(twice / ((1 << LEFT) * float(y.scale)))
     need(shift <= 0, "its output has too small a scale")
     fields = {
-        **_scaled("a", a, twice, 1), **_scaled("b", b, twice, sign),
-        "out_zero": y.zero_point, "out_multiplier": multiplier, "out_shift": shift, **limits,
+        **_scaled("a", a, twice), **_scaled("b", b, twice),
+        "out_multiplier": multiplier, "out_shift": shift, "sign": sign, **limits,
     }  # fmt: skip
-    if "dsp" in features and sign > 0 and _alike(one):
-        found = pairs.addition_at_once(fields)
-        if found is not None:
-            return _words(one, "add_words", dict(zip(("a", "b", "offset", "shift"), found, strict=True)))
-    if y.dtype == "int8":
-        return _call(one, "add", "add", {f"one.{name}": value for name, value in fields.items()})
+    fields["whole"] = y.elements // BLOCK * BLOCK if sign > 0 and a.elements == b.elements == y.elements else 0
+    need(fields["whole"] == 0 or max(fields["a_right"], fields["b_right"]) <= LEFT, "its scales are too far apart")
     return _call(one, "add_s16", "add", {name: v for name, v in fields.items() if not name.endswith("_zero")})
 
 
-def _scaled(name: str, tensor: Tensor, twice: float, sign: int) -> dict[str, int]:
+def _sum_of_bytes(one: Op, sign: int, features: Features) -> Call:
+    """A sum or difference of int8, rounded as LiteRT does: sums otherwise in vector code than elsewhere, differences never."""
+    a, b, y = one.input(0), one.input(1), one.outputs[0]
+    fields = addition(one, a, b, y)
+    if "dsp" in features and sign > 0 and _alike(one):
+        blocks = pairs.addition_at_once(fields)
+        rest = pairs.addition_at_once(fields, rest=True) if y.elements % BLOCK else (0, 0, 0, 0)
+        if blocks is not None and rest is not None:
+            names = [f"{part}.{name}" for part in ("blocks", "rest") for name in ("a", "b", "offset", "shift")]
+            return _words(one, "add_words", dict(zip(names, (*blocks, *rest), strict=True)))
+    whole, repeated = vectors(a.shape, b.shape, y.shape) if sign > 0 else (0, False)
+    more = {"sign": sign, "whole": whole, "repeated": int(repeated)}
+    return _call(one, "add", "add", {**{f"one.{name}": value for name, value in fields.items()}, **more})
+
+
+def _scaled(name: str, tensor: Tensor, twice: float) -> dict[str, int]:
     multiplier, shift = quantize_multiplier(float(tensor.scale) / twice)
-    return {f"{name}_zero": tensor.zero_point, f"{name}_multiplier": sign * multiplier, f"{name}_right": -shift}
+    return {f"{name}_zero": tensor.zero_point, f"{name}_multiplier": multiplier, f"{name}_right": -shift}
 
 
 def power_of_two(scale: float) -> int | None:
@@ -184,21 +203,7 @@ def rows_of(a: tuple[int, ...], b: tuple[int, ...], y: tuple[int, ...]) -> dict[
     >>> found["rows"], found["length"], found["step_b"], found["sizes"].values.tolist()
     (6, 4, 1, [1, 1, 1, 6])
     """
-    rank = len(y)
-    need(len(a) <= rank and len(b) <= rank, "its operands have more dimensions than its result")
-    a, b = ((1,) * (rank - len(s)) + s for s in (a, b))
-    for i, size in enumerate(y):
-        fits = a[i] in (1, size) and b[i] in (1, size) and max(a[i], b[i]) == size
-        need(fits and size > 0, f"its shapes {a}, {b} and {y} do not fit")
-    groups: list[tuple[int, bool, bool]] = []  # size, whether a and b have it
-    for size, in_a, in_b in zip(y, a, b, strict=True):
-        if size == 1:
-            continue
-        mine = in_a == size, in_b == size
-        if groups and groups[-1][1:] == mine:
-            groups[-1] = (groups[-1][0] * size, *mine)
-        else:
-            groups.append((size, *mine))
+    groups = _groups(a, b, y)
     need(len(groups) <= OUTER + 1, f"its operands repeat along more dimensions than {OUTER + 1}")
     groups = [(1, False, False)] * (OUTER + 1 - len(groups)) + groups
     return {
@@ -208,6 +213,48 @@ def rows_of(a: tuple[int, ...], b: tuple[int, ...], y: tuple[int, ...]) -> dict[
         "rows": math.prod(g[0] for g in groups[:-1]),
         "length": groups[-1][0], "step_a": int(groups[-1][1]), "step_b": int(groups[-1][2]),
     }  # fmt: skip
+
+
+def vectors(a: tuple[int, ...], b: tuple[int, ...], y: tuple[int, ...]) -> tuple[int, bool]:
+    """(elements, whether an operand is repeated along a row): how much of each row LiteRT's ADD of int8 does in vector code.
+
+    As `ProcessBroadcastShapes` of TensorFlow sorts shapes, whose rows are those of `rows_of`. From the last dimension on,
+    each may be missing: dimensions of both operands, of one of them, of both, of the other one, of both; all other shapes
+    are done element by element.
+
+    >>> vectors((3, 37), (3, 37), (3, 37)), vectors((3, 37), (37,), (3, 37)), vectors((3, 37), (3, 1), (3, 37))
+    ((96, False), (32, False), (32, True))
+    >>> vectors((3, 1, 37), (1, 50, 1), (3, 50, 37))
+    (0, False)
+    """
+    groups = _groups(a, b, y)[::-1]
+    both, sided = (True, True), [g[1:] for g in groups if g[1:] != (True, True)]
+    if len(sided) > 2 or len(set(sided)) < len(sided):
+        return 0, False
+    length = groups[0][0] if groups else 1
+    repeated = bool(groups) and groups[0][1:] != both
+    step = REPEATED if repeated else BLOCK
+    return length // step * step, repeated
+
+
+def _groups(a: tuple[int, ...], b: tuple[int, ...], y: tuple[int, ...]) -> list[tuple[int, bool, bool]]:
+    """(size, whether a has it, whether b has it) of dimensions of more than 1, neighbours that are alike as one."""
+    rank = len(y)
+    need(len(a) <= rank and len(b) <= rank, "its operands have more dimensions than its result")
+    a, b = ((1,) * (rank - len(s)) + s for s in (a, b))
+    for i, size in enumerate(y):
+        fits = a[i] in (1, size) and b[i] in (1, size) and max(a[i], b[i]) == size
+        need(fits and size > 0, f"its shapes {a}, {b} and {y} do not fit")
+    groups: list[tuple[int, bool, bool]] = []
+    for size, in_a, in_b in zip(y, a, b, strict=True):
+        if size == 1:
+            continue
+        mine = in_a == size, in_b == size
+        if groups and groups[-1][1:] == mine:
+            groups[-1] = (groups[-1][0] * size, *mine)
+        else:
+            groups.append((size, *mine))
+    return groups
 
 
 def _steps(groups: list[tuple[int, bool]]) -> Array:

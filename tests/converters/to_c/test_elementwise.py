@@ -165,6 +165,9 @@ def graph_of(path: Path, **changes: Any) -> Graph:
     "changes",
     [
         {"power": 1e-7},  # a sum's rescaling factor above 1
+        {"power": 0.005},  # a sum beyond int16
+        {"scale_a": 1e-7},  # beside one of 0.7
+        {"kind": "MUL", "power": 0.01},  # a product beyond int16
         {"dtype": "int16"},  # with zero points
         {"kind": "MUL", "power": 1e-9},
         {"kind": "SQUARED_DIFFERENCE", "power": 1e-9},
@@ -220,3 +223,52 @@ def test_dsp_kernels_on_all_pairs_of_values(tmp_path: Path, kind: str) -> None:
         folder = tmp_path / f"f{len(list(tmp_path.iterdir()))}"
         path = write(tmp_path / "model.tflite", tensors, [node], [0, 1], [2])
         check(path, folder, [feed], frozenset({"dsp"}))
+
+
+EVERY = np.arange(-128, 128).astype(np.int8)
+PAIRS = np.stack([np.repeat(EVERY, 256), np.tile(EVERY, 256)])[:, np.random.default_rng(3).permutation(1 << 16)]
+SCALED = [  # of 65,536 sums with these 1,333, 0, 43, 5 differ between LiteRT's vector code and its scalar code
+    {"scale_a": 0.2, "zero_a": 3, "scale_b": 0.25, "zero_b": 3, "power": 0.8, "zero_y": 3},
+    {"scale_a": 0.25, "zero_a": 1, "scale_b": 0.5, "zero_b": 2, "power": 1.0, "zero_y": 3},
+    {"scale_a": 0.11, "zero_a": 0, "scale_b": 0.037, "zero_b": 0, "power": 0.4545, "zero_y": -4},
+    {"scale_a": 0.0078, "zero_a": 127, "scale_b": 0.0081, "zero_b": -128, "power": 1.605, "zero_y": 5},
+]
+
+
+@pytest.mark.parametrize("features", [frozenset(), frozenset({"dsp"})])
+@pytest.mark.parametrize("kind", sorted(TABLES))
+@pytest.mark.parametrize("size", [65536, 65531])
+def test_all_pairs_of_values(tmp_path: Path, kind: str, size: int, features: Features) -> None:
+    """Every int8 with every other one, without and with elements behind the last block of LiteRT's vector code."""
+    tensors: list[T] = []
+    nodes = []
+    for scales in SCALED:
+        same = {"scale_b": scales["scale_a"], "zero_b": scales["zero_a"], "zero_y": scales["zero_a"]}
+        extreme = same if kind in ("MINIMUM", "MAXIMUM") else {}
+        more, node = layer(layer_of(kind=kind, a=[1, size], b=[1, size], **{**scales, **extreme}), len(tensors))
+        tensors += more
+        nodes.append(node)
+    inputs = [i for i in range(len(tensors)) if i % 3 < 2]
+    path = write(tmp_path / "model.tflite", tensors, nodes, inputs, list(range(2, len(tensors), 3)))
+    check(path, tmp_path / "c", [[PAIRS[i % 3, :size].reshape(1, size) for i in inputs]], features)
+
+
+@pytest.mark.parametrize("features", [frozenset(), frozenset({"dsp"})])
+@pytest.mark.parametrize("kind", ["ADD", "SUB", "MUL"])
+def test_elements_behind_the_last_block_and_repeated_operands(tmp_path: Path, kind: str, features: Features) -> None:
+    """Rows as LiteRT walks them: of both operands (blocks of 16), of one value (of 8), and shapes it does one by one."""
+    shapes = [
+        ([37], [37]), ([16], [1]), ([1, 1], [9001]), ([9001], [1]), ([1000, 1], [1, 37]), ([3, 50, 37], [50, 37]),
+        ([3, 50, 37], [3, 1, 37]), ([3, 50, 1], [3, 50, 37]), ([3, 1, 37], [1, 50, 1]), ([9, 1, 3, 35], [1, 12, 3, 1]),
+        ([6, 1, 5, 35], [1, 7, 5, 1]), ([2, 5, 1, 3, 1], [1, 1, 7, 1, 21]), ([6, 1, 5, 1, 35], [6, 7, 5, 2, 35]),
+    ]  # fmt: skip
+    compare(tmp_path, [layer_of(kind=kind, a=a, b=b, **SCALED[0]) for a, b in shapes], features)
+
+
+@pytest.mark.parametrize("kind", ["ADD", "SUB"])
+@pytest.mark.parametrize("scales", [(0.2, 0.25, 0.8), (0.11, 0.037, 0.4545), (1.0, 0.5 * (1 + 2**-20), 1.0)])
+def test_a_million_pairs_of_int16(tmp_path: Path, kind: str, scales: tuple[float, float, float]) -> None:
+    wide = {"dtype": "int16", "zero_a": 0, "zero_b": 0, "zero_y": 0, "pot": False}
+    a, b, power = scales
+    case = layer_of(kind=kind, a=[166667], b=[166667], scale_a=a, scale_b=b, power=power, **wide)
+    compare(tmp_path, [case])

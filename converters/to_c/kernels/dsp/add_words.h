@@ -4,9 +4,14 @@
 
 #include "edgedl_nn.h"
 
-/* A sum is saturate((a * factor a + b * factor b + offset) >> shift), which has been tried on all pairs of int8. */
+/* x + y is saturate((x * a + y * b + offset) >> shift) to int8, which has been tried on all pairs. */
 typedef struct {
     int32_t a, b, offset, shift;
+} ednn_add_factors_t;
+
+typedef struct {
+    ednn_add_factors_t blocks; /* of whole blocks of 16 elements, which LiteRT rounds otherwise than what is left */
+    ednn_add_factors_t rest;
     int32_t count;
 } ednn_add_words_t;
 

@@ -32,7 +32,8 @@ typedef struct {
 /* scratch: 8 * depth bytes of lanes, a row of the kernel, 4 times what is left of its rows, each up to a multiple of 4. */
 void ednn_conv_blocks_s8(const ednn_conv_blocks_t *p, const int8_t *in, int8_t *out, void *scratch);
 
-/* The same, then added to `other` of the output's shape; `out` may be `other`. scratch: 4 * out_c bytes more. */
+/* The same, then added to `other` of the output's shape, whose elements are a multiple of 16 (LiteRT rounds what is left
+   otherwise); `out` may be `other`. scratch: 4 * out_c bytes more. */
 void ednn_conv_blocks_add_s8(const ednn_conv_blocks_add_t *p, const int8_t *in, const int8_t *other, int8_t *out, void *scratch);
 
 #endif

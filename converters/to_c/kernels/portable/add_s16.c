@@ -3,11 +3,16 @@
 
 #define LEFT 15 /* bits that the inputs are shifted up by, as in LiteRT */
 
-static int32_t add_one(const ednn_add_s16_t *p, int32_t a, int32_t b)
+/* `x` scaled: rounded once, or twice. */
+static inline int32_t operand(int32_t x, int32_t multiplier, int32_t right, int once)
 {
-    const int32_t left = ednn_high_mul(a * (1 << LEFT), p->a_multiplier);
-    const int32_t right = ednn_high_mul(b * (1 << LEFT), p->b_multiplier);
-    const int32_t sum = ednn_rounded_shift(left, p->a_right) + ednn_rounded_shift(right, p->b_right);
+    return once ? ednn_high_mul(x * (1 << (LEFT - right)), multiplier)
+                : ednn_rounded_shift(ednn_high_mul(x * (1 << LEFT), multiplier), right);
+}
+
+static int32_t add_one(const ednn_add_s16_t *p, int once, int32_t a, int32_t b)
+{
+    const int32_t sum = operand(a, p->a_multiplier, p->a_right, once) + p->sign * operand(b, p->b_multiplier, p->b_right, once);
     return ednn_clamp(ednn_rescale(sum, p->out_multiplier, p->out_shift), p->least, p->largest);
 }
 
@@ -16,7 +21,7 @@ void ednn_add_s16(const ednn_add_s16_t *p, const int16_t *a, const int16_t *b, i
     ednn_place_t place = {{0}, 0, 0};
     for (int32_t row = 0; row < p->pairs.rows; row++) {
         for (int32_t i = 0; i < p->pairs.length; i++) {
-            *out++ = (int16_t)add_one(p, a[place.a + i * p->pairs.step_a], b[place.b + i * p->pairs.step_b]);
+            *out++ = (int16_t)add_one(p, i < p->whole, a[place.a + i * p->pairs.step_a], b[place.b + i * p->pairs.step_b]);
         }
         ednn_next_row(&p->pairs, &place);
     }
