@@ -11,6 +11,8 @@ from .errors import OutputError
 from .registry import resolve
 from .worker import Worker, default_memory_bytes
 
+LICENCE = b"SPDX-License-Identifier: 0BSD"  # which every file of a firmware carries
+
 
 def write_firmware(
     model: Path,
@@ -36,7 +38,13 @@ def write_firmware(
 
 
 def write_files(folder: Path, files: Mapping[str, str]) -> None:
-    """Write texts by their paths in a folder, each whole or not at all. Raises OutputError."""
+    """Write texts by their paths in a folder, each whole or not at all. Raises OutputError.
+
+    C files of another firmware that lie under `src` go: build systems compile all that is there.
+    """
+    for old in (folder / "src").glob("*.[ch]"):
+        if f"src/{old.name}" not in files and LICENCE in old.read_bytes()[:400]:
+            old.unlink()
     for relative, text in files.items():
         path = folder / relative
         try:

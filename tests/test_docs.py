@@ -75,9 +75,7 @@ def shown(default: object) -> str:
 
 def _option(option: click.Option) -> str:
     value = "" if option.is_flag else f" {option.metavar or _value(option.type)}"
-    return (
-        f"- `{', '.join(option.opts)}{value}`: {option.help}{f' [{shown(option.default)}]' if option.show_default else ''}"
-    )
+    return f"- `{', '.join(option.opts)}{value}`: {option.help}{f' [{shown(option.default)}]' if option.show_default else ''}"
 
 
 def _value(kind: click.ParamType) -> str:

@@ -79,6 +79,7 @@ class Call:
 Lower = Callable[[Op, Features], Call]
 TABLE: dict[str, Lower] = {}
 VERSIONS: dict[str, int] = {}
+SEVERAL = frozenset({"SPLIT", "SPLIT_V", "UNPACK"})  # operators with any number of outputs
 
 
 def op(kind: str, *, versions: int) -> Callable[[Lower], Lower]:
@@ -97,6 +98,7 @@ def lower(one: Op, features: Features) -> Call:
         raise Unsupported("this operator is not known")
     if one.version > VERSIONS[one.kind]:
         raise Unsupported(f"version {one.version} is newer than {VERSIONS[one.kind]}, the newest that is known")
+    need(len(one.outputs) == 1 or one.kind in SEVERAL, f"it has {len(one.outputs)} outputs")
     return TABLE[one.kind](one, features)
 
 

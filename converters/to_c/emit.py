@@ -16,7 +16,7 @@ from .program import Program, Step, variables
 
 HERE = Path(__file__).parent
 KERNELS = HERE / "kernels"
-FOLDERS = {"dsp": "dsp", "mve": "mve"}  # feature -> folder of kernels that want it; the first that has a kernel wins
+FOLDERS = ("dsp",)  # features that have a folder of kernels; the first that has a kernel wins
 LINE = 112  # characters of a line of numbers
 KEYWORDS = frozenset(["auto", "break", "case", "char", "const", "continue", "default", "do", "double", "else", "enum", "extern", "float", "for", "goto", "if", "inline", "int", "long", "register", "restrict", "return", "short", "signed", "sizeof", "static", "struct", "switch", "typedef", "union", "unsigned", "void", "volatile", "while"])  # fmt: skip
 
@@ -74,7 +74,7 @@ def array(name: str, values: Array, align: int) -> str:
 
 def kernel_files(kernel: str, features: Features) -> list[Path]:
     """The .c and .h of a kernel for a core: of the first folder that has them, the header perhaps of the portable one."""
-    folders = [KERNELS / FOLDERS[f] for f in ("mve", "dsp") if f in features] + [KERNELS / "portable"]
+    folders = [*(KERNELS / f for f in FOLDERS if f in features), KERNELS / "portable"]
     found = []
     for suffix in (".c", ".h"):
         found.append(next(f / f"{kernel}{suffix}" for f in folders if (f / f"{kernel}{suffix}").is_file()))
@@ -83,7 +83,12 @@ def kernel_files(kernel: str, features: Features) -> list[Path]:
 
 def sources(program: Program, name: str) -> dict[str, str]:
     """All files of the firmware by name: `NAME.h`, `NAME.c`, the kernels that it calls and what these include."""
-    files = {f"{name}.h": header(program, name), f"{name}.c": code(program, name)}
+    return {f"{name}.h": header(program, name), f"{name}.c": code(program, name), **kernels(program)}
+
+
+def kernels(program: Program) -> dict[str, str]:
+    """The files of the kernels that a program calls, and of what these include; they do not depend on the model's name."""
+    files: dict[str, str] = {}
     waiting = [
         p
         for kernel in dict.fromkeys(s.call.kernel for s in program.steps)
@@ -101,7 +106,7 @@ def sources(program: Program, name: str) -> dict[str, str]:
 
 def _with_code(name: str, features: Features) -> list[Path]:
     """A header that is included, and the .c of its name if there is one: what several kernels share."""
-    folders = [KERNELS / FOLDERS[f] for f in ("mve", "dsp") if f in features] + [KERNELS / "portable"]
+    folders = [*(KERNELS / f for f in FOLDERS if f in features), KERNELS / "portable"]
     found = [next((f / n for f in folders if (f / n).is_file()), None) for n in (name, f"{name[:-2]}.c")]
     if found[0] is None:
         raise FileNotFoundError(f"no kernel has the header {name}")
@@ -155,9 +160,11 @@ def code(program: Program, name: str) -> str:
         calls.append(f"    /* {comment(step.op.name)} ({step.op.kind}) */")
         calls.append(f"    {step.call.function}({', '.join(arguments)});")
     calls.append(f"    EDNN_LAYER({len(program.steps)});")
-    kernels = dict.fromkeys(f'#include "{step.call.kernel}.h"' for step in program.steps)
+    if not program.steps:
+        calls.append("    (void)arena;")
+    included = dict.fromkeys(f'#include "{step.call.kernel}.h"' for step in program.steps)
     return _template("model.c.in").substitute(
-        name=name, includes="\n".join(kernels), constants="\n".join(constants.text), parameters="\n".join(parameters),
+        name=name, includes="\n".join(included), constants="\n".join(constants.text), parameters="\n".join(parameters),
         calls="\n".join(calls), source=comment(program.graph.name), init=_init(program, name),
     )  # fmt: skip
 

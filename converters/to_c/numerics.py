@@ -125,7 +125,10 @@ def same_padding(size: int, out: int, kernel: int, stride: int, dilation: int) -
 
 def padding(op: Op, size: Any, out: Any, kernel: Any) -> tuple[int, int]:
     """(top, left) of an operator with the options strideH, strideW, padding; heights and widths as pairs."""
-    if int(op.option("padding")) == 1:  # VALID
+    kind = int(op.option("padding"))
+    if kind not in (0, 1):
+        raise Unsupported(f"the padding {kind} is neither SAME nor VALID")
+    if kind == 1:  # VALID
         return 0, 0
     strides = int(op.option("strideH", 1)), int(op.option("strideW", 1))
     dilations = int(op.option("dilationHFactor", 1)), int(op.option("dilationWFactor", 1))

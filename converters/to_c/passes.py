@@ -50,7 +50,7 @@ def fold_pads(graph: Graph) -> Graph:
         if pad is None or len(readers[id(x)]) != 1 or any(x is t for t in graph.outputs):
             continue
         amounts = _pad_amounts(pad)
-        if amounts is None:
+        if amounts is None or not _reaches(op, pad.input(0), amounts):
             continue
         options = {**op.options, "padding": -1, "explicit": amounts}
         folded[id(op)] = replace(op, inputs=(pad.input(0), *op.inputs[1:]), options=options)
@@ -62,13 +62,28 @@ def _pad_amounts(op: Op) -> tuple[int, int, int, int] | None:
     """(top, left, bottom, right) of a PAD of an image by its zero point; None for any other operator."""
     if op.kind not in ("PAD", "PADV2") or len(op.input(0).shape) != 4 or op.input(1).data is None:
         return None
-    x, amounts = op.input(0), np.asarray(op.input(1).values)
+    x, y, amounts = op.input(0), op.outputs[0], np.asarray(op.input(1).values)
+    if x.dtype != y.dtype or not _alike(x, y) or amounts.dtype.kind != "i":
+        return None
     if amounts.shape != (4, 2) or (amounts < 0).any() or amounts[0].any() or amounts[3].any():
         return None
-    if op.kind == "PADV2" and (op.input(2).data is None or int(op.input(2).values.ravel()[0]) != x.zero_point):
-        return None
+    if op.kind == "PADV2":
+        value = op.input(2)
+        if value.data is None or not _alike(x, value) or int(value.values.ravel()[0]) != x.zero_point:
+            return None
     (top, bottom), (left, right) = amounts[1].tolist(), amounts[2].tolist()
     return top, left, bottom, right
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    """Whether the integers of two tensors stand for the same real values."""
+    return np.array_equal(a.scales, b.scales) and np.array_equal(a.zero_points, b.zero_points)
+
+
+def _reaches(op: Op, x: Tensor, amounts: tuple[int, int, int, int]) -> bool:
+    """Whether every window of a convolution begins before the end of its unpadded input."""
+    sizes, strides = op.outputs[0].shape[1:3], (int(op.option("strideH", 1)), int(op.option("strideW", 1)))
+    return all((o - 1) * s - a < n for o, s, a, n in zip(sizes, strides, amounts[:2], x.shape[1:3], strict=True))
 
 
 def fuse_additions(graph: Graph) -> Graph:

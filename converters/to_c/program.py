@@ -79,14 +79,14 @@ def _misplaced(graph: Graph) -> list[str]:
     found += [f"'{t.name}' has several scales" for t in (*graph.inputs, *graph.outputs) if len(t.scales) > 1]
     ends = {id(t) for t in (*graph.inputs, *graph.outputs)}
     states, readers = variables(graph), graph.readers()
-    found += [f"'{t.name}' keeps its values for several operators" for t in states if len(readers[id(t)]) > 1]
+    found += [f"'{t.name}' keeps its values for several operators" for t in states if len(readers.get(id(t), ())) > 1]
     return found + [f"'{t.name}' keeps its values and is an input or output" for t in states if id(t) in ends]
 
 
 def variables(graph: Graph) -> list[Tensor]:
     """The tensors that keep their values from one run to the next, in the order of their operators."""
-    every = {id(t): t for op in graph.ops for t in op.inputs if t is not None and t.variable and t.data is None}
-    return list(every.values())
+    known = [t for op in graph.ops for t in op.inputs if t is not None] + [*graph.inputs, *graph.outputs]
+    return list({id(t): t for t in known if t.variable and t.data is None}.values())
 
 
 def _storage(graph: Graph) -> dict[int, Tensor]:

@@ -10,7 +10,7 @@ from . import figures
 
 NOTE = (
     "Instructions are exact, counted in an emulated core; cycles, and times made of them at the core's clock (100 MHz where no "
-    "board is named), are estimates from its published timings, and energy is cycles times the board's figure."
+    "board is named), are estimates from its published timings."
 )
 LAYERS = 40  # of the longest that the page lists
 

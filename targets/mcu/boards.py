@@ -96,7 +96,7 @@ def fits(flash_needed: int, arena: int, stack: int, static: int, profile: Profil
         over = flash_needed - profile.flash
         parts.append(f"{over:,} bytes of flash more than {profile.name} has ({profile.flash:,})")
         share = over / flash_needed
-        helps.append(f"{share:.0%} of the weights pruned (--prune), or weights clustered or in 4 bits")
+        helps.append(f"{share:.0%} of the weights pruned (--prune)")
     if ram_needed > profile.ram:
         over = ram_needed - profile.ram
         parts.append(f"{over:,} bytes of RAM more than the {profile.ram:,} of {profile.name} (arena {arena:,}, stack {stack:,}, "

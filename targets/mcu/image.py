@@ -33,7 +33,7 @@ _FLAGS = (
 )  # fmt: skip
 _ZIG_FLAGS = ("-fno-sanitize=all", "-fno-PIC")
 _SUPPORT = ("start.c", "runtime.c")
-_LAYER = re.compile(r"EDNN_LAYER\((\d+)\);")
+_LAYER = re.compile(r"^    EDNN_LAYER\((\d+)\);$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,7 +75,7 @@ class Program:
         if not isinstance(told, Mapping):
             raise TargetError(
                 f"{artifact.path.name} is no firmware, which is what runs on a microcontroller",
-                next="edgedl firmware MODEL_int8.tflite -o FOLDER, then bench that folder",
+                next="give the int8 .tflite: edgedl bench MODEL_int8.tflite --target cortex-m4",
             )
         root = artifact.path if artifact.path.is_dir() else artifact.path.parent
         folder = root / str(artifact.metadata.get("sources", "src"))

@@ -209,8 +209,10 @@ def constants(one: Op, rows: Array, channels: int, as_dense: bool = False) -> di
 
 
 def given_bias(one: Op, channels: int) -> Array:
-    """The bias as int64 `[channels]`, zeros if there is none. Raises Unsupported for another number of values."""
+    """The bias as int64 `[channels]`, zeros if there is none. Raises Unsupported for another number or type of values."""
     given = one.inputs[2] if len(one.inputs) > 2 else None
+    if given is not None and given.dtype not in ("int32", "int64"):
+        raise Unsupported(f"its bias is {given.dtype}, which is no sum of products")
     bias = np.zeros(channels, np.int64) if given is None else given.values.astype(np.int64).ravel()
     if len(bias) != channels:
         raise Unsupported(f"its bias has {len(bias)} values for {channels} channels")

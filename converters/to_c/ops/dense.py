@@ -25,6 +25,7 @@ def fully_connected(one: Op, features: Features) -> Call:
     out, depth = weights.shape
     rows = x.elements // depth
     need(rows > 0 and rows * depth == x.elements and rows * out == y.elements, "its shapes do not fit")
+    _check_bias_scale(one)
     if x.dtype == y.dtype == "int16":
         params = Params("ednn_dense_s16_t", {**_wide(one), "rows": rows, "depth": depth, "out": out})
         return Call("dense_s16", "ednn_dense_s16", (params, read(0), write(0)), macs=y.elements * depth)
@@ -37,6 +38,15 @@ def fully_connected(one: Op, features: Features) -> Call:
         kernel="dense", function="ednn_dense_s8", arguments=(Params("ednn_dense_t", fields), read(0), write(0)),
         macs=y.elements * depth,
     )  # fmt: skip
+
+
+def _check_bias_scale(one: Op) -> None:
+    """Raise Unsupported for a bias of another scale than the products', as `GetQuantizedConvolutionMultipler` does."""
+    x, weights, y = one.input(0), one.input(1), one.outputs[0]
+    given = one.inputs[2] if len(one.inputs) > 2 else None
+    if given is not None and len(given.scales) == len(weights.scales) == 1:
+        off = abs(float(x.scale) * float(weights.scale) - float(given.scale)) / float(y.scale)
+        need(off <= 0.02, "the scale of its bias is not that of its products")
 
 
 def _blocks(one: Op, rows: int) -> Call | None:

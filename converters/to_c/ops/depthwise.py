@@ -11,7 +11,7 @@ from ..call import SCRATCH, Call, Constant, Features, Params, need, op, read, wr
 from ..graph import Op, Tensor
 from ..numerics import activation_limits, convolution_multipliers
 from ..overlap import lead_of_windows
-from .convolution import geometry
+from .convolution import geometry, given_bias
 
 TAPS = 1024  # of a kernel, at most, for kernels with a table of them
 WAITING = 4  # at most one row of so many of an output waits in scratch
@@ -179,9 +179,7 @@ def _constants(one: Op) -> dict[str, Any]:
     need(weights.dtype in ("int8", "int4"), f"its weights are {weights.dtype}")
     need(len(weights.scales) == 1 or weights.axis == len(weights.shape) - 1, "its scales do not follow its channels")
     values = weights.values.astype(np.int64).reshape(-1, channels)
-    given = one.inputs[2] if len(one.inputs) > 2 else None
-    bias = np.zeros(channels, np.int64) if given is None else given.values.astype(np.int64).ravel()
-    need(len(bias) == channels, f"its bias has {len(bias)} values for {channels} channels")
+    bias = given_bias(one, channels)
     multipliers, shifts = convolution_multipliers(x, weights, y, channels)
     wide = x.dtype == "int16"
     most = np.abs(bias) + (32768 if wide else 255) * np.abs(values).sum(0)
@@ -200,6 +198,4 @@ def _constants(one: Op) -> dict[str, Any]:
 
 def folded(one: Op, values: Array) -> Array:
     """bias - zero point x sum of weights, for kernels that read padding as the zero point; `values` [taps, channels]."""
-    given = one.inputs[2] if len(one.inputs) > 2 else None
-    bias = np.zeros(values.shape[1], np.int64) if given is None else given.values.astype(np.int64).ravel()
-    return np.asarray(bias - one.input(0).zero_point * values.astype(np.int64).sum(0))
+    return np.asarray(given_bias(one, values.shape[1]) - one.input(0).zero_point * values.astype(np.int64).sum(0))

@@ -45,7 +45,7 @@ def svdf(one: Op, features: Features) -> Call:
     state = _state(one, 4, "int16", batch * filters * memory)
     need(not any(t.zero_points.any() for t in (feature, time, state)), "a weight or its state has a zero point")
     bias = np.zeros(units, np.int64) if one.inputs[3] is None else one.inputs[3].values.astype(np.int64).ravel()
-    need(len(bias) == units, "its bias does not fit")
+    need(len(bias) == units and (one.inputs[3] is None or one.inputs[3].dtype == "int32"), "its bias does not fit")
     sums = 255 * int(np.abs(feature.values.astype(np.int64)).sum(1).max())
     totals = 32768 * np.abs(time.values.astype(np.int64)).sum(1).reshape(units, rank).sum(1) + np.abs(bias)
     need(sums < 1 << 31 and int(totals.max()) < 1 << 31, "its sums do not fit into 32 bits")

@@ -15,7 +15,7 @@ from edgedl.cli import cli
 from edgedl.converters.to_c import firmware
 from edgedl.errors import ConversionError, ModelError, UsageError
 
-from .harness import COMPILER, Node, T, reference, write
+from .harness import COMPILER, Node, T, check, reference, write
 
 RNG = np.random.default_rng(0)
 
@@ -61,7 +61,7 @@ def test_cmake_builds_the_folder(tmp_path: Path) -> None:
         (tmp_path / "out" / name).write_text(text)
     for command in (["cmake", "-S", "out", "-B", "build"], ["cmake", "--build", "build"]):
         subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=120)
-    assert (tmp_path / "build" / "example").is_file()
+    assert (tmp_path / "build" / "net_example").is_file()
 
 
 def test_every_file_says_that_it_is_free_to_use(tmp_path: Path) -> None:
@@ -83,9 +83,9 @@ def test_two_models_can_live_in_one_program(tmp_path: Path) -> None:
     assert all(one.sources[name] == two.sources[name] for name in shared), "kernels do not depend on the model"
 
 
-@pytest.mark.parametrize("name", ["3d", "a-b", "for", "dense", "edgedl_nn", 'x"; system("'])
+@pytest.mark.parametrize("name", ["3d", "a-b", "for", "dense", "edgedl_nn", "stdint", 'x"; system("'])
 def test_a_name_that_c_cannot_have_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UsageError, match=r"is no name for C|is the name of a kernel's file"):
+    with pytest.raises(UsageError, match=r"is no name for C|is the name of another C file"):
         firmware(dense(tmp_path / "net.tflite"), name=name)
 
 
@@ -133,3 +133,89 @@ def test_a_damaged_file_is_told(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(ModelError):
         firmware(path)
+
+
+def test_a_model_that_is_named_as_a_kernel_gets_another_name(tmp_path: Path) -> None:
+    assert firmware(dense(tmp_path / "dense.tflite")).name == "dense_model"
+    assert firmware(dense(tmp_path / "string.tflite")).name == "string_model"
+
+
+def test_files_of_another_firmware_do_not_stay(tmp_path: Path) -> None:
+    path, out = dense(tmp_path / "net.tflite"), tmp_path / "out"
+    for name in ("one", "two"):
+        done = CliRunner().invoke(cli, ["firmware", str(path), "-o", str(out), "--name", name, "--force"])
+        assert done.exit_code == 0
+        (out / "src/mine.c").write_text("/* not edgedl's */")
+    assert {p.name for p in (out / "src").iterdir()} == {
+        "two.c",
+        "two.h",
+        "dense.c",
+        "dense.h",
+        "edgedl_nn.h",
+        "mine.c",
+    }
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C compiler")
+def test_the_example_knows_every_input_and_float_outputs(tmp_path: Path) -> None:
+    tensors = [
+        T([1, 4], "float32"),
+        T([1, 4], scale=0.1),
+        T([1, 4], scale=0.1),
+        T([1, 4], scale=0.2),
+        T([1, 4], "float32"),
+    ]
+    nodes = [
+        Node("QUANTIZE", [0], [1]), Node("ADD", [1, 2], [3], {}, "AddOptions"), Node("DEQUANTIZE", [3], [4], {}, "DequantizeOptions"),
+    ]  # fmt: skip
+    made = firmware(write(tmp_path / "two.tflite", tensors, nodes, [0, 2], [4]))
+    for name, text in made.library().items():
+        (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out" / name).write_text(text)
+    out = tmp_path / "out"
+    assert "converted in floating point" in (out / "README.md").read_text()
+    sources = [str(p) for p in (out / "src").glob("*.c")]
+    command = [
+        str(COMPILER),
+        "-std=c99",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        f"-I{out}/src",
+        *sources,
+        str(out / "examples/example.c"),
+        "-o",
+        str(out / "x"),
+    ]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    found = subprocess.run([str(out / "x")], check=True, capture_output=True, text=True, timeout=10).stdout
+    assert [float(v) for v in found.split()] == [0.0] * 4
+
+
+def image(path: Path, pad: T, bias: Any = None) -> Path:
+    """PAD by one on all sides, then a 3x3 convolution."""
+    tensors = [
+        T([1, 4, 4, 2], scale=0.05, zero=3), T([4, 2], "int32", data=np.array([[0, 0], [1, 1], [1, 1], [0, 0]], np.int32)), pad,
+        T([2, 3, 3, 2], scale=0.01, data=RNG.integers(-99, 99, (2, 3, 3, 2), np.int8)),
+        bias or T([2], "int32", scale=5e-4, data=np.array([9, -9], np.int32)), T([1, 4, 4, 2], scale=0.1),
+    ]  # fmt: skip
+    options = {"padding": 1, "strideH": 1, "strideW": 1, "dilationHFactor": 1, "dilationWFactor": 1}
+    nodes = [Node("PAD", [0, 1], [2], {}, "PadOptions"), Node("CONV_2D", [2, 3, 4], [5], options, "Conv2DOptions")]
+    return write(path, tensors, nodes, [0], [5])
+
+
+def test_a_pad_that_changes_the_scale_is_not_folded_away(tmp_path: Path) -> None:
+    same = image(tmp_path / "a.tflite", T([1, 6, 6, 2], scale=0.05, zero=3))
+    assert [layer.op for layer in firmware(same).layers] == ["CONV_2D"]
+    check(same, tmp_path / "c", [[RNG.integers(-128, 128, (1, 4, 4, 2), np.int8)] for _ in range(3)])
+    with pytest.raises(ConversionError, match="PAD"):
+        firmware(image(tmp_path / "b.tflite", T([1, 6, 6, 2], scale=0.07, zero=3)))
+
+
+def test_a_bias_of_another_type_and_two_outputs_are_refused(tmp_path: Path) -> None:
+    wrong = T([2], "float32", data=np.array([1.5, 2.5], np.float32))
+    with pytest.raises(ConversionError, match="its bias is float32"):
+        firmware(image(tmp_path / "a.tflite", T([1, 6, 6, 2], scale=0.05, zero=3), wrong))
+    two = write(tmp_path / "b.tflite", [T([1, 4], scale=0.1)] * 3, [Node("RELU", [0], [1, 2])], [0], [1, 2])
+    with pytest.raises(ConversionError, match="it has 2 outputs"):
+        firmware(two)
