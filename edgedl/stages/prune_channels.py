@@ -58,7 +58,7 @@ class PruneChannels(Training):
     ranking: Ranking | Literal["auto"] = (
         "auto"  # per-layer: the same share of every layer; global; per-cost: score lost per
     )
-    # cost saved; auto: per-cost for latency, else per-layer
+    # cost saved; auto: per-layer
     normalize: Normalize | Literal["auto"] = "auto"  # of scores within a group, before they are compared between groups
     round_to: int = 0  # channels that stay are a multiple of it; 0: the target's for latency, else 1
     min_channels: int = 1  # of a layer, at least
@@ -177,7 +177,7 @@ class PruneChannels(Training):
     @property
     def _ranking(self) -> Ranking:
         if self.ranking == "auto":
-            return "per-cost" if self.budget == "latency" else "per-layer"
+            return "per-layer"
         return "per-cost" if self.budget == "latency" and self.ranking == "global" else self.ranking
 
     def _criterion(self, data: Dataset) -> Criterion | Literal["surgeon"]:
