@@ -161,7 +161,7 @@ def test_what_is_no_firmware_or_damaged_is_refused(tmp_path: Path) -> None:
     with find("target", "cortex-m4")().open() as session:
         with pytest.raises(TargetError, match="is no firmware") as told:
             session.load(Artifact(tmp_path / "m.onnx", "onnx", (), ()))
-        assert "edgedl firmware" in told.value.next
+        assert "edgedl bench MODEL_int8.tflite" in told.value.next
         with pytest.raises(TargetError, match="is damaged"):
             session.load(folder(tmp_path / "a", inputs=[{"offset": 0}]))
         with pytest.raises(TargetError, match="cannot read the C files"):
