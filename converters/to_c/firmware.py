@@ -19,7 +19,38 @@ PRINTED = {"float32": "float", "int16": "int16_t", "int32": "int32_t", "uint8": 
 LIBRARY = ("CMakeLists.txt", "library.properties", "library.json", "README.md", "example.c", "example.ino")
 PLACES = {"example.c": "examples/example.c", "example.ino": "examples/{name}/{name}.ino"}
 HEADERS = frozenset(  # of C itself, and of what the firmware always has: a file of such a name would hide them
-    ["assert", "complex", "ctype", "errno", "fenv", "float", "inttypes", "iso646", "limits", "locale", "math", "setjmp", "signal", "stdalign", "stdarg", "stdatomic", "stdbool", "stddef", "stdint", "stdio", "stdlib", "stdnoreturn", "string", "tgmath", "threads", "time", "uchar", "wchar", "wctype", "edgedl_nn"]
+    [
+        "assert",
+        "complex",
+        "ctype",
+        "errno",
+        "fenv",
+        "float",
+        "inttypes",
+        "iso646",
+        "limits",
+        "locale",
+        "math",
+        "setjmp",
+        "signal",
+        "stdalign",
+        "stdarg",
+        "stdatomic",
+        "stdbool",
+        "stddef",
+        "stdint",
+        "stdio",
+        "stdlib",
+        "stdnoreturn",
+        "string",
+        "tgmath",
+        "threads",
+        "time",
+        "uchar",
+        "wchar",
+        "wctype",
+        "edgedl_nn",
+    ]
 )
 FLOATS = "Its inputs or outputs are float32: they are converted in floating point; all else is integer arithmetic."
 INTEGERS = "All of it is integer arithmetic."
