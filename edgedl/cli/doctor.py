@@ -22,6 +22,7 @@ GROUPS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ),
     ("import PyTorch", "torch", "pip install 'edgedl[torch]'", ("torch", "onnxscript")),
     ("import JAX functions", "jax", "pip install 'edgedl[jax]'", ("jax",)),
+    ("firmware in emulated cores", "mcu", "pip install 'edgedl[mcu]'", ("ziglang", "unicorn", "capstone")),
     ("image folders, built-in digits", "compress", "pip install 'edgedl[compress]'", ("Pillow", "scikit-learn")),
     ("report.html", "core", "pip install edgedl", ("Jinja2",)),
 )

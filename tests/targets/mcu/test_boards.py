@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -88,9 +89,6 @@ def test_what_does_not_fit_says_by_how_much_and_what_helps() -> None:
 def test_every_target_runs_a_firmware(name: str, tmp_path: Path) -> None:
     target: Microcontroller = find("target", name)()
     if not target.processor.emulated:
-        pytest.importorskip("shutil")
-        import shutil
-
         if shutil.which("qemu-system-arm") is None:
             pytest.skip("needs qemu-system-arm")
     with target.open() as session:

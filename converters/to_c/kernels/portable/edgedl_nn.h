@@ -14,7 +14,7 @@ static inline int32_t ednn_high_mul(int32_t a, int32_t b)
     return (int32_t)(((int64_t)a * (int64_t)b + ((int64_t)1 << 30)) >> 31);
 }
 
-/* x / 2^exponent, exponent 0..31, halves up: what ruy, LiteRT's matrix library, does on x86 and Arm alike. */
+/* x / 2^exponent, exponent 0..31, halves up: what ruy, LiteRT's matrix library, does. */
 static inline int32_t ednn_shift_up(int32_t x, int32_t exponent)
 {
     return exponent > 0 ? (x >> exponent) + ((x >> (exponent - 1)) & 1) : x;
