@@ -88,9 +88,8 @@ def test_what_does_not_fit_says_by_how_much_and_what_helps() -> None:
 @pytest.mark.parametrize("name", sorted(n for n, path in entries("target").items() if ".mcu." in path))
 def test_every_target_runs_a_firmware(name: str, tmp_path: Path) -> None:
     target: Microcontroller = find("target", name)()
-    if not target.processor.emulated:
-        if shutil.which("qemu-system-arm") is None:
-            pytest.skip("needs qemu-system-arm")
+    if not target.processor.emulated and shutil.which("qemu-system-arm") is None:
+        pytest.skip("needs qemu-system-arm")
     with target.open() as session:
         session.load(folder(tmp_path / "net"))
         outputs, elapsed = session.run({"x": X})
